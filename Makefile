@@ -1,0 +1,49 @@
+# make run   the whole pipeline; with simulated films if data/raw is empty
+# make test  the tests
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# Nothing phones home, whatever is started from here.
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: run raw remote test lint install clean
+
+run: install remote raw
+	@XRAYSYNTH_PIPELINE_ID=$$(date -u +run-%Y%m%dT%H%M%SZ) dvc repro
+	@xraysynth verdict
+
+# The archive: what is there; else what the DVC remote has of it; else simulated films.
+raw: install
+	@if [ -n "$$(ls -A data/raw 2>/dev/null)" ]; then :; \
+	elif [ -f data/raw.dvc ]; then dvc pull --quiet data/raw.dvc; \
+	else xraysynth simulate data/raw; fi
+	@dvc add --quiet data/raw
+
+# Where `dvc push` goes: dvc-remote/ in this folder, or what XRAYSYNTH_DVC_REMOTE says (a folder, s3://..., ...).
+remote: install
+ifdef XRAYSYNTH_DVC_REMOTE
+	@dvc remote modify --local storage url "$(XRAYSYNTH_DVC_REMOTE)"
+endif
+
+test: install
+	pytest
+
+lint: install
+	ruff check .
+	ruff format --check .
+	mypy
+
+install: .venv/.installed
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+	|| { echo "error: Python 3.11 or 3.12 is needed; name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache dvc_plots
