@@ -1,0 +1,11 @@
+"""The stages, one module each: files in, files out, a plain typed function `run(...)`."""
+
+import os
+
+# A hospital's network is no place for telemetry or update checks: off before the libraries are imported.
+for _variable, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "DO_NOT_TRACK": "1",
+}.items():
+    os.environ.setdefault(_variable, _value)
