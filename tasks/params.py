@@ -1,0 +1,172 @@
+"""`params.yaml`, one section a stage, read into frozen and validated models. There is no other configuration."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from tasks.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+GanName = Literal["msg_gan", "msg_sagan"]
+ControlArm = Literal["real", "class_weight", "duplicate", "classic"]
+Arm = Literal[ControlArm, GanName]
+SYNTHETIC_ARMS: tuple[str, ...] = get_args(GanName)
+CONTROL_ARMS: tuple[str, ...] = get_args(ControlArm)
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+def _power_of_two(value: int) -> int:
+    if value & (value - 1):
+        raise ValueError("must be a power of two")
+    return value
+
+
+Side = Annotated[int, AfterValidator(_power_of_two)]
+
+
+class Section(BaseModel):
+    """A section: unknown keys and wrong types are refused, values don't change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Split(Section):
+    """Shares of the patients of each class."""
+
+    train: Share = 0.6
+    val: Share = 0.15
+    test: Share = 0.25
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> "Split":
+        if abs(self.train + self.val + self.test - 1) > 1e-6:
+            raise ValueError("train + val + test must be 1")
+        return self
+
+
+class Ingest(Section):
+    source: str = "data/raw"
+    labels: str = "data/raw/labels.csv"
+    size: Annotated[Side, Field(ge=16, le=1024)] = 64
+    fit: Literal["pad", "crop", "stretch"] = "pad"
+    split: Split = Split()
+    seed: Seed = 0
+
+
+class Imbalance(Section):
+    rare_below: Annotated[float, Field(gt=0, le=1)] = 0.5
+    fill_to: Annotated[float, Field(gt=0, le=1)] = 1.0
+    beta: Annotated[float, Field(ge=0, lt=1)] = 0.999
+
+
+class Model(Section):
+    attention_resolutions: list[Annotated[Side, Field(ge=4, le=1024)]] = []
+
+
+class Models(Section):
+    msg_gan: Model = Model()
+    msg_sagan: Model = Model(attention_resolutions=[32])
+
+
+class Train(Section):
+    width: Annotated[int, Field(ge=8, le=1024)] = 64
+    kimg: Annotated[float, Field(gt=0)] = 8.0
+    batch: Annotated[int, Field(ge=2)] = 16
+    seed: Seed = 0
+
+
+class Encoder(Section):
+    steps: Count = 300
+    seed: Seed = 0
+
+
+class Synthesize(Section):
+    truncation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Seed = 0
+
+
+class Quality(Section):
+    pairs: Count = 400
+    repeats: Count = 10
+    seed: Seed = 0
+
+
+class Classify(Section):
+    arms: list[Arm] = ["real", "class_weight", "duplicate", "classic", "msg_gan", "msg_sagan"]
+    seeds: Annotated[list[Seed], Field(min_length=2)] = [0, 1]
+    steps: Count = 250
+    batch: Annotated[int, Field(ge=2)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+
+
+class Report(Section):
+    examples: Annotated[int, Field(ge=1, le=64)] = 10
+
+
+class Params(Section):
+    """All sections; a section or key that is left out has the default written here."""
+
+    ingest: Ingest = Ingest()
+    imbalance: Imbalance = Imbalance()
+    models: Models = Models()
+    train: Train = Train()
+    encoder: Encoder = Encoder()
+    synthesize: Synthesize = Synthesize()
+    quality: Quality = Quality()
+    classify: Classify = Classify()
+    report: Report = Report()
+
+    @model_validator(mode="after")
+    def _attention_fits(self) -> "Params":
+        for name in SYNTHETIC_ARMS:
+            for resolution in getattr(self.models, name).attention_resolutions:
+                if resolution > self.ingest.size:
+                    raise ValueError(
+                        f"models.{name}.attention_resolutions: {resolution} is above ingest.size ({self.ingest.size})"
+                    )
+        return self
+
+
+def load(path: Path = PARAMS_FILE) -> Params:
+    """Read and validate `path`; without such a file the defaults hold (a stage run on a user's own folders).
+
+    Raises UserError that names the key and what is allowed.
+    """
+    if not path.exists():
+        return Params()
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return Params.model_validate(content)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise UserError(f"{path}: {'; '.join(_sentence(e) for e in error.errors())}") from None
+
+
+def _sentence(error: Any) -> str:
+    """One finding of pydantic as words: the key, what is wrong, what is allowed there."""
+    parents, where = error["loc"][:-1], ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        section: type[BaseModel] = Params
+        for parent in parents:
+            section = section.model_fields[parent].annotation  # type: ignore[assignment]
+        return f"unknown key {where!r} (known here: {', '.join(section.model_fields)})"
+    if error["type"] == "model_type":
+        return f"{where or 'the file'!r} must be keys with values, but is {error['input']!r}"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{where!r} {message}, but is {error['input']!r}" if where else message

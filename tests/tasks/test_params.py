@@ -1,0 +1,51 @@
+"""params.yaml: what is in the repository loads, what is wrong is named."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tasks import params
+from tasks.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_file_in_the_repository_says_every_key_and_its_default() -> None:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert params.Params.model_validate(content).model_dump() == content
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ingest: {sized: 3}", ["'ingest.sized'", "size, fit"]),
+        ("ingset: {}", ["'ingset'", "ingest, imbalance"]),
+        ("ingest: {size: 65}", ["'ingest.size'", "power of two", "65"]),
+        ("ingest: {size: '64'}", ["'ingest.size'", "integer", "'64'"]),
+        ("ingest: {fit: fill}", ["'ingest.fit'", "'pad', 'crop' or 'stretch'"]),
+        ("ingest: {split: {train: 0.9}}", ["'ingest.split'", "must be 1"]),
+        ("models: {msg_gan: {width: 3}}", ["'models.msg_gan.width'", "attention_resolutions"]),
+        ("models: {msg_gan: {attention_resolutions: [128]}}", ["128 is above ingest.size (64)"]),
+        ("classify: {arms: [real, magic]}", ["'classify.arms.1'", "msg_sagan", "'magic'"]),
+        ("train: 3", ["'train'", "keys with values"]),
+        ("ingest: [", ["not valid YAML"]),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_allowed(text: str, words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        params.load(path)
+    for word in [*words, str(path)]:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
+    assert params.load(tmp_path / "params.yaml") == params.Params()
+
+
+def test_values_do_not_change_after_loading() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        params.Params().ingest.size = 128  # type: ignore[misc]

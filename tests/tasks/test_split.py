@@ -1,0 +1,64 @@
+"""The split: never a patient in two, every class where it is needed."""
+
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tasks.errors import UserError
+from tasks.params import Split
+from tasks.split import split_patients
+
+patients = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), min_size=6, max_size=40)
+
+
+def manifest_of(films: list[list[str]]) -> pd.DataFrame:
+    rows = [(f"p{k}", label) for k, labels in enumerate(films) for label in labels]
+    return pd.DataFrame(rows, columns=["patient_id", "label"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(films=patients, seed=st.integers(0, 5))
+def test_no_patient_in_two_splits_and_every_class_learnt_and_tested(films: list[list[str]], seed: int) -> None:
+    manifest = manifest_of(films)
+    try:
+        manifest["split"] = split_patients(manifest, Split(), seed)
+    except UserError:
+        assume(False)
+    assert manifest["split"].isin(["train", "val", "test"]).all()
+    assert (manifest.groupby("patient_id")["split"].nunique() == 1).all()
+    for _, rows in manifest.groupby("label"):
+        assert {"train", "test"} <= set(rows["split"])
+
+
+def test_shares_hold_in_every_class() -> None:
+    manifest = manifest_of([["a"]] * 200 + [["b"]] * 20)
+    manifest["split"] = split_patients(manifest, Split(train=0.5, val=0.2, test=0.3), 0)
+    counts = pd.crosstab(manifest["label"], manifest["split"])
+    assert counts.loc["a"].to_dict() == {"train": 100, "val": 40, "test": 60}
+    assert counts.loc["b"].to_dict() == {"train": 10, "val": 4, "test": 6}
+
+
+def test_new_patients_move_few_of_the_old() -> None:
+    old = manifest_of([["a"]] * 200)
+    new = manifest_of([["a"]] * 220)
+    moved = (split_patients(old, Split(), 0) != split_patients(new, Split(), 0)[:200]).mean()
+    assert moved < 0.1
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    manifest = manifest_of([["a"], ["b"], ["a", "b"]] * 10)
+    shuffled = manifest.sample(frac=1, random_state=0)
+    pd.testing.assert_series_equal(
+        split_patients(manifest, Split(), 0), split_patients(shuffled, Split(), 0).sort_index()
+    )
+
+
+def test_two_patients_are_one_to_learn_and_one_to_test() -> None:
+    split = split_patients(manifest_of([["a"], ["a"], ["b"], ["b"]]), Split(), 0)
+    assert sorted(split) == ["test", "test", "train", "train"]
+
+
+def test_one_patient_is_refused() -> None:
+    with pytest.raises(UserError, match="class 'b' has 1 patient"):
+        split_patients(manifest_of([["a"], ["a"], ["b", "b"]]), Split(), 0)
