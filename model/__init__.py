@@ -1,0 +1,1 @@
+"""Networks, losses, training and image metrics: torch, numpy and safetensors only."""

@@ -1,0 +1,81 @@
+"""MLflow: every stage that measures something logs a run; runs of one execution share the tag `pipeline_id`.
+
+The store is MLFLOW_TRACKING_URI, or the SQLite file `mlflow.db` in the working folder, which needs no server.
+"""
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from mlflow.entities import Metric, Param
+from mlflow.tracking import MlflowClient
+
+# The first run of a store tells of every table that it makes.
+for _name in ("alembic", "mlflow"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+EXPERIMENT = "xraysynth"
+DEFAULT_STORE = "sqlite:///mlflow.db"
+LOCK_FILE = Path(".xraysynth/mlflow.lock")
+PIPELINE_VARIABLE = "XRAYSYNTH_PIPELINE_ID"
+
+
+class Run:
+    """One open MLflow run."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client, self.run_id = client, run_id
+
+    def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
+        """Log numbers, nested ones with dots between the names, in one request."""
+        now = int(time.time() * 1000)
+        flat = [(k, float(v)) for k, v in _flatten(values) if isinstance(v, int | float) and not isinstance(v, bool)]
+        self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in flat])
+
+    def artifact(self, name: str, content: bytes) -> None:
+        """Log `content` as the file `name`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(content)
+            self._client.log_artifact(self.run_id, str(path))
+
+
+@contextmanager
+def tracked(stage: str, params: Mapping[str, Any], data_digest: str) -> Iterator[Run]:
+    """A run named after the stage, with its params; FINISHED when the block ends, FAILED when it raises.
+
+    Runs outside a pipeline execution take the digest of their data as pipeline id.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    LOCK_FILE.parent.mkdir(exist_ok=True)
+    with FileLock(LOCK_FILE) if uri.startswith("sqlite") else nullcontext():
+        client = MlflowClient(tracking_uri=uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment_id = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
+    tags = {
+        "stage": stage,
+        "data_digest": data_digest,
+        "pipeline_id": os.environ.get(PIPELINE_VARIABLE) or f"data-{data_digest[:12]}",
+    }
+    run_id = client.create_run(experiment_id, run_name=stage, tags=tags).info.run_id
+    status = "FAILED"
+    try:
+        client.log_batch(run_id, params=[Param(name, str(value)) for name, value in _flatten(params)])
+        yield Run(client, run_id)
+        status = "FINISHED"
+    finally:
+        client.set_terminated(run_id, status)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,88 @@
+"""What each arm is trained on, and that test images stay out of it."""
+
+import numpy as np
+import pytest
+
+from tasks import curated
+from tasks.classify import batches, training_set
+from tasks.curated import ImageSet
+from tasks.errors import UserError
+from tests.tasks.sets import write_set
+
+PLAN = {"rare": 24}
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    return curated.load(write_set(tmp_path_factory.mktemp("sets") / "real"))
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    images = curated.load(write_set(tmp_path_factory.mktemp("sets") / "synthetic", seed=1))
+    doubled = np.concatenate([images.images, images.images])
+    manifest = images.manifest.loc[list(images.manifest.index) * 2].reset_index(drop=True)
+    return ImageSet(doubled, manifest, images.classes, images.digest)
+
+
+def rows_of(images: np.ndarray) -> set[bytes]:
+    return {image.tobytes() for image in images}
+
+
+@pytest.mark.parametrize("arm", ["real", "class_weight", "duplicate", "classic", "msg_gan"])
+def test_arms_differ_in_what_they_add_and_never_see_held_out_images(
+    arm: str, real: ImageSet, synthetic: ImageSet
+) -> None:
+    chosen = training_set(arm, real, synthetic if arm == "msg_gan" else None, PLAN, seed=0)
+    train, held_out = real.where(split="train"), rows_of(real.where(split="val").images)
+    held_out |= rows_of(real.where(split="test").images)
+    n = len(train.images)
+    np.testing.assert_array_equal(chosen.images[:n], train.images)
+    assert not rows_of(chosen.images) & held_out
+    added = chosen.images[n:]
+    if arm in ("real", "class_weight"):
+        assert len(added) == 0
+        assert (chosen.class_weights is not None) == (arm == "class_weight")
+        return
+    assert chosen.labels[n:].tolist() == [1] * 24
+    assert chosen.changed.sum() == (24 if arm == "classic" else 0)
+    rare = rows_of(synthetic.where(label="rare").images if arm == "msg_gan" else train.where(label="rare").images)
+    assert rows_of(added) <= rare
+
+
+def test_class_weights_are_balanced(real: ImageSet) -> None:
+    chosen = training_set("class_weight", real, None, PLAN, 0)
+    assert chosen.class_weights is not None
+    weight = [chosen.class_weights[k] * (chosen.labels == k).sum() for k in range(2)]
+    assert weight[0] == pytest.approx(weight[1])
+
+
+def test_duplicates_use_every_rare_image_about_equally(real: ImageSet) -> None:
+    chosen = training_set("duplicate", real, None, PLAN, 0)
+    _, uses = np.unique(chosen.images[chosen.labels == 1], axis=0, return_counts=True)
+    assert len(uses) == len(real.where(split="train", label="rare").images)
+    assert np.ptp(uses) <= 1
+
+
+def test_too_few_synthetic_images_are_refused(real: ImageSet, synthetic: ImageSet) -> None:
+    with pytest.raises(UserError, match="30 synthetic images of 'rare', the plan asks for 500"):
+        training_set("msg_gan", real, synthetic, {"rare": 500}, 0)
+
+
+def test_batches_cover_an_epoch_and_change_only_what_is_marked(real: ImageSet) -> None:
+    chosen = training_set("classic", real, None, PLAN, 0)
+    n = len(chosen.labels)
+    stream = batches(chosen, n, seed=0)
+    first, second = next(stream)[0], next(stream)[0]
+    unchanged = rows_of(chosen.images[~chosen.changed])
+    assert unchanged <= rows_of(first)
+    fresh = rows_of(first) - rows_of(chosen.images)
+    assert len(fresh) >= 0.9 * chosen.changed.sum()
+    assert not fresh & rows_of(second)
+
+
+def test_batches_do_not_alter_the_training_set(real: ImageSet) -> None:
+    chosen = training_set("classic", real, None, PLAN, 0)
+    before = chosen.images.copy()
+    next(batches(chosen, 50, seed=0))
+    np.testing.assert_array_equal(chosen.images, before)
