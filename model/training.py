@@ -1,0 +1,301 @@
+"""The training loop: one generator pass feeds both updates; a tick does everything that is not a step."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model import augment
+from model.losses import LOSSES, gradient_penalty
+from model.networks import GROUP, Discriminator, Generator, NetworkConfig, attention_gammas
+
+
+class TrainingDiverged(RuntimeError):
+    """Losses or weights are no longer finite numbers."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. Defaults are for some hundreds to thousands of films at 64 px on two CPU cores."""
+
+    kimg: float = 8.0  # length: thousands of real images shown
+    max_seconds: float | None = None  # stop earlier after this time; such a run cannot be repeated exactly
+    batch: int = 8  # twice the updates of 16, in about 1.2 times the time an image
+    learning_rate: float = 0.002  # of both networks; Adam
+    betas: tuple[float, float] = (0.0, 0.99)
+    loss: str = "relativistic"  # a key of model.losses.LOSSES
+    gamma: float = 10.0  # weight of the gradient penalty is gamma / 2
+    penalty_interval: int = 8  # steps from one penalty to the next ("lazy", arXiv 1912.04958)
+    penalty_on: str = "both"  # "real": R1; "both": R1 and R2
+    augment_probability: float = 0.0  # of each operation on each image; short trainings lose variety by it
+    ema_kimg: float = 5.0  # half-life of the averaged generator
+    ema_rampup: float = 0.05  # the half-life is at most this part of the images seen so far
+    precision: str = "bf16"  # autocast of all but the penalty: "bf16" or "fp32"
+    tick_kimg: float = 1.0
+    device: str = "auto"  # "auto": cuda where there is one
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("kimg", "batch", "learning_rate", "penalty_interval", "tick_kimg"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        choices = {"loss": tuple(LOSSES), "precision": ("bf16", "fp32"), "penalty_on": ("real", "both")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        if not 0 <= self.augment_probability <= 1:
+            raise ValueError(f"augment_probability must be from 0 to 1, not {self.augment_probability}")
+
+
+@dataclass(frozen=True)
+class Tick:
+    """State of a training, reported every `tick_kimg`. Losses and logits are means since the last tick."""
+
+    kimg: float
+    seconds: float  # since the start of training
+    images_per_second: float  # real images shown, since the last tick
+    eta_seconds: float
+    loss_generator: float
+    loss_discriminator: float
+    penalty: float  # mean squared gradient norm, without its weight, where last measured
+    logit_real: float
+    logit_fake: float
+    gammas: dict[str, float]
+    generator: Generator = field(repr=False)  # the EMA, in eval mode, on the training device
+
+
+class BalancedSampler:
+    """Real minibatches in which every class is equally frequent; within a class no image repeats before all
+    have been shown. A rare class so repeats its images, which differentiable augmentation makes bearable."""
+
+    def __init__(self, labels: Tensor, classes: int, generator: torch.Generator) -> None:
+        self.members = [torch.nonzero(labels == label).flatten() for label in range(classes)]
+        if empty := [label for label, members in enumerate(self.members) if len(members) == 0]:
+            raise ValueError(f"no images of class {empty[0]} to train on")
+        self.generator = generator
+        self.decks = [torch.empty(0, dtype=torch.int64) for _ in self.members]
+        self.turn = torch.empty(0, dtype=torch.int64)
+
+    def next(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Indices of images and their labels, (batch,) int64 each, on the CPU."""
+        while len(self.turn) < batch:
+            self.turn = torch.cat([self.turn, torch.randperm(len(self.members), generator=self.generator)])
+        labels, self.turn = self.turn[:batch], self.turn[batch:]
+        indices = torch.empty_like(labels)
+        for label in labels.unique().tolist():
+            here = labels == label
+            indices[here] = self._deal(label, int(here.sum()))
+        return indices, labels
+
+    def _deal(self, label: int, count: int) -> Tensor:
+        deck, members = self.decks[label], self.members[label]
+        while len(deck) < count:
+            shuffled = members[torch.randperm(len(members), generator=self.generator)]
+            deck = torch.cat([deck, shuffled])
+        self.decks[label] = deck[count:]
+        return deck[:count]
+
+
+def pyramid(images: Tensor, levels: int) -> list[Tensor]:
+    """(B, 1, R, R) -> the image at every scale by average pooling, smallest first."""
+    scales = [images]
+    for _ in range(levels - 1):
+        scales.insert(0, F.avg_pool2d(scales[0], 2))
+    return scales
+
+
+class Trainer:
+    """Everything that a training carries from step to step."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, network: NetworkConfig, config: TrainConfig) -> None:
+        _check(images, labels, network)
+        self.network, self.config = network, config
+        self.device = torch.device(_device(config.device))
+        self.images = torch.from_numpy(np.array(images)).to(self.device)  # a copy: memory maps are read-only
+        seeds = torch.Generator().manual_seed(config.seed)
+        init, order, noise = torch.randint(2**62, (3,), generator=seeds).tolist()
+        self.sampler = BalancedSampler(
+            torch.from_numpy(np.array(labels, np.int64)), network.classes, torch.Generator().manual_seed(order)
+        )
+        self.noise = torch.Generator(self.device).manual_seed(noise)  # latents and augmentation
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(init)
+            self.generator = Generator(network).to(self.device)
+            self.discriminator = Discriminator(network).to(self.device)
+        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.optimizer_g, self.optimizer_d = (
+            torch.optim.Adam(net.parameters(), lr=config.learning_rate, betas=config.betas, fused=True)
+            for net in (self.generator, self.discriminator)
+        )
+        self.loss = LOSSES[config.loss]
+        self.steps = 0
+        self.last_penalty = torch.zeros((), device=self.device)
+
+    @property
+    def kimg(self) -> float:
+        return self.steps * self.config.batch / 1000
+
+    def step(self) -> dict[str, Tensor]:
+        """One update of both networks. Returns scalars that still live on the device."""
+        real, y = self._real_batch()
+        change = augment.draw(len(y), self.config.augment_probability, self.network.resolution, self.noise)
+        real = change(real)
+        change = augment.draw(len(y), self.config.augment_probability, self.network.resolution, self.noise)
+        z = torch.randn(len(y), self.network.latent_dim, generator=self.noise, device=self.device)
+        with self._autocast():
+            fake = change(self.generator(z, y))
+        seen = [image.detach() for image in fake]
+
+        stats = self._update_discriminator(real, seen, y)
+        stats["loss_generator"] = self._update_generator(fake, y, stats.pop("real_logits"))
+        self.steps += 1
+        self._update_ema()
+        return stats
+
+    def _real_batch(self) -> tuple[list[Tensor], Tensor]:
+        indices, y = (t.to(self.device, non_blocking=True) for t in self.sampler.next(self.config.batch))
+        images = self.images[indices][:, None].float() / 127.5 - 1
+        return pyramid(images, len(self.network.scales)), y
+
+    def _update_discriminator(self, real: list[Tensor], fake: list[Tensor], y: Tensor) -> dict[str, Tensor]:
+        with self._autocast():
+            real_logits, fake_logits = self._logits(real, fake, y)
+        loss = self.loss.discriminator(real_logits, fake_logits)
+        total = loss
+        if self.steps % self.config.penalty_interval == 0:
+            penalty = self._penalty(real, fake, y)
+            total = loss + penalty * (self.config.gamma / 2 * self.config.penalty_interval)
+            self.last_penalty = penalty.detach()
+        self.optimizer_d.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimizer_d.step()
+        return {
+            "loss_discriminator": loss.detach(),
+            "logit_real": real_logits.detach().mean(),
+            "logit_fake": fake_logits.detach().mean(),
+            "penalty": self.last_penalty,
+            "real_logits": real_logits.detach(),
+        }
+
+    def _logits(self, real: list[Tensor], fake: list[Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass for both, unless a group of minibatch_stddev would then hold real and fake images."""
+        if len(y) % GROUP:
+            return self.discriminator(real, y), self.discriminator(fake, y)
+        both = [torch.cat(pair) for pair in zip(real, fake, strict=True)]
+        real_logits, fake_logits = self.discriminator(both, y.repeat(2)).chunk(2)
+        return real_logits, fake_logits
+
+    def _penalty(self, real: list[Tensor], fake: list[Tensor], y: Tensor) -> Tensor:
+        """R1, or half of R1 + R2 at the price of R1: the first half of the batch real, the rest fake."""
+        if self.config.penalty_on == "both":
+            half = (len(y) + 1) // 2
+            mixed = [torch.cat([r[:half], f[half:]]) for r, f in zip(real, fake, strict=True)]
+            return gradient_penalty(self.discriminator, mixed, y).mean()
+        return gradient_penalty(self.discriminator, real, y).mean()
+
+    def _update_generator(self, fake: list[Tensor], y: Tensor, real_logits: Tensor) -> Tensor:
+        """The same fakes, still attached to G. The logits of the real images are those of D's own pass: one
+        update old, and free."""
+        self.discriminator.requires_grad_(False)
+        with self._autocast():
+            fake_logits = self.discriminator(fake, y)
+        loss = self.loss.generator(real_logits, fake_logits)
+        self.optimizer_g.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer_g.step()
+        self.discriminator.requires_grad_(True)
+        return loss.detach()
+
+    def _update_ema(self) -> None:
+        half_life = min(self.config.ema_kimg, self.kimg * self.config.ema_rampup)
+        keep = 0.5 ** (self.config.batch / 1000 / half_life) if half_life > 0 else 0.0
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - keep)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+
+def train(
+    images: np.ndarray,
+    labels: np.ndarray,
+    network: NetworkConfig,
+    config: TrainConfig,
+    on_tick: Callable[[Tick], None] | None = None,
+) -> Generator:
+    """Train on images uint8 (N, H, W) with labels int (N,); return the EMA generator: eval, fp32, on the CPU.
+
+    The same seed gives the same weights on a CPU with the same number of threads. Raises ValueError for data
+    that do not fit the network, TrainingDiverged when losses or weights stop being finite.
+    """
+    trainer = Trainer(images, labels, network, config)
+    started = last = time.perf_counter()
+    total_steps = math.ceil(config.kimg * 1000 / config.batch)
+    tick_steps = max(round(config.tick_kimg * 1000 / config.batch), 1)
+    history: list[dict[str, Tensor]] = []
+    finished = False
+    while not finished:
+        history.append(trainer.step())
+
+        now = time.perf_counter()
+        share = trainer.steps / total_steps
+        if config.max_seconds is not None:
+            share = max(share, (now - started) / config.max_seconds)
+        finished = share >= 1
+        if finished or trainer.steps % tick_steps == 0:
+            means = _means(history, trainer)
+            now = time.perf_counter()  # after the sync that reading the means implies
+            if on_tick is not None:
+                on_tick(
+                    Tick(
+                        kimg=trainer.kimg,
+                        seconds=now - started,
+                        images_per_second=len(history) * config.batch / (now - last),
+                        eta_seconds=max((now - started) * (1 / share - 1), 0.0),
+                        gammas=attention_gammas(trainer.generator, trainer.discriminator),
+                        generator=trainer.ema,
+                        **means,
+                    )
+                )
+            history, last = [], time.perf_counter()
+    return trainer.ema.cpu()
+
+
+def _means(history: list[dict[str, Tensor]], trainer: Trainer) -> dict[str, float]:
+    """Mean of every scalar; the only place where a step's numbers leave the device."""
+    names = ("loss_generator", "loss_discriminator", "penalty", "logit_real", "logit_fake")
+    means = {name: torch.stack([step[name] for step in history]).double().mean().item() for name in names}
+    broken = [name for name in names if not math.isfinite(means[name])]
+    weights = torch.stack([p.sum() for net in (trainer.ema, trainer.discriminator) for p in net.parameters()])
+    if broken or not torch.isfinite(weights).all():
+        raise TrainingDiverged(
+            f"training diverged by {trainer.kimg:.2f} kimg: "
+            f"{', '.join(broken) or 'a weight'} is not finite; lower learning_rate or raise gamma"
+        )
+    return means
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check(images: np.ndarray, labels: np.ndarray, network: NetworkConfig) -> None:
+    side = network.resolution
+    if images.ndim != 3 or images.shape[1:] != (side, side) or images.dtype != np.uint8:
+        raise ValueError(
+            f"images must be uint8 (N, {side}, {side}) for this network, not {images.dtype} {images.shape}"
+        )
+    if len(images) == 0:
+        raise ValueError("no images to train on")
+    if len(labels) != len(images):
+        raise ValueError(f"{len(labels)} labels for {len(images)} images")
+    if labels.min() < 0 or labels.max() >= network.classes:
+        raise ValueError(f"labels must be from 0 to {network.classes - 1}, not {labels.min()} to {labels.max()}")

@@ -1,0 +1,77 @@
+"""Augmentation: the same at every scale, differentiable, and absent at probability 0."""
+
+import torch
+
+from model.augment import BRIGHTNESS, CONTRAST, CUTOUT, SHIFT, Augmentation, draw
+from model.training import pyramid
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_probability_zero_is_the_identity() -> None:
+    images = pyramid(torch.rand(6, 1, 32, 32) * 2 - 1, 4)
+    for before, after in zip(images, draw(6, 0.0, 32, generator())(images), strict=True):
+        torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
+
+
+def test_every_scale_gets_the_same() -> None:
+    """Augmenting the largest scale and shrinking it gives what augmenting the small scale gives."""
+    smooth = torch.nn.functional.interpolate(torch.rand(16, 1, 4, 4), size=64, mode="bicubic")
+    images = pyramid(smooth, 5)
+    augmented = draw(16, 1.0, 64, generator())(images)
+    for small, from_large in zip(augmented, pyramid(augmented[-1], 5), strict=True):
+        interior = (slice(None), slice(None), *(2 * [slice(1, -1)])) if small.shape[-1] <= 8 else ...
+        assert (small - from_large)[interior].abs().mean() < 0.03
+
+
+def test_each_operation_does_what_it_says() -> None:
+    x = torch.rand(1, 1, 16, 16)
+    none = {
+        "shift": torch.zeros(1, 2),
+        "hole": torch.full((1, 2), 2.0),
+        "brightness": torch.zeros(1),
+        "contrast": torch.ones(1),
+    }
+    shifted = Augmentation(**none | {"shift": torch.tensor([[2 / 16, -1 / 16]])})([x])[0]
+    torch.testing.assert_close(shifted[..., 2:, :-1], x[..., :-2, 1:])
+    assert shifted[..., :2, :].abs().max() == 0
+    assert shifted[..., -1].abs().max() == 0
+
+    cut = Augmentation(**none | {"hole": torch.tensor([[0.0, 0.5]])})([x])[0]
+    assert (cut == 0).float().mean().item() > 0.8 * CUTOUT**2
+    assert cut[0, 0, 0, 9] == 0
+    assert cut[0, 0, 15, 0] == x[0, 0, 15, 0]
+
+    brighter = Augmentation(**none | {"brightness": torch.tensor([0.2])})([x])[0]
+    torch.testing.assert_close(brighter, x + 0.2)
+    flatter = Augmentation(**none | {"contrast": torch.tensor([0.5])})([x])[0]
+    torch.testing.assert_close(flatter.mean(), x.mean())
+    torch.testing.assert_close(flatter.std(), x.std() * 0.5)
+
+
+def test_random_values_stay_in_range_and_hit_the_asked_share() -> None:
+    change = draw(4000, 0.3, 64, generator())
+    assert change.shift.abs().max() <= SHIFT
+    assert change.brightness.abs().max() <= BRIGHTNESS
+    assert (change.contrast - 1).abs().max() <= CONTRAST
+    torch.testing.assert_close(change.shift * 64, (change.shift * 64).round())
+    for share in ((change.hole[:, 0] < 2), change.brightness != 0, change.contrast != 1):
+        assert abs(share.float().mean().item() - 0.3) < 0.04
+
+
+def test_gradients_pass_through() -> None:
+    x = torch.rand(8, 1, 16, 16, requires_grad=True)
+    images = draw(8, 1.0, 16, generator())([x, x * 2])
+    torch.stack([image.sum() for image in images]).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+    assert torch.isfinite(x.grad).all()
+
+
+def test_fp32_inside_autocast() -> None:
+    x = torch.rand(2, 1, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = draw(2, 0.7, 16, generator())([x])[0]
+    assert torch.equal(inside, draw(2, 0.7, 16, generator())([x])[0])

@@ -1,0 +1,69 @@
+"""Image k of seed s is the same whatever is drawn with it."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.networks import Generator, NetworkConfig
+from model.sampling import latents, sample
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    torch.manual_seed(0)
+    return Generator(NetworkConfig(32, width=16, latent_dim=16, classes=2, attention_resolutions=(16,))).eval()
+
+
+def test_image_k_does_not_depend_on_count(generator: Generator) -> None:
+    many = sample(generator, 1, 21, seed=4, batch=8)
+    assert many.shape == (21, 32, 32)
+    assert many.dtype == np.uint8
+    for count in (1, 8, 13):
+        assert np.array_equal(sample(generator, 1, count, seed=4, batch=8), many[:count])
+
+
+@pytest.mark.parametrize("batch", [1, 5, 32])
+def test_another_batch_size_changes_at_most_one_grey_level(generator: Generator, batch: int) -> None:
+    reference = sample(generator, 0, 12, seed=0, batch=8).astype(int)
+    assert np.abs(sample(generator, 0, 12, seed=0, batch=batch) - reference).max() <= 1
+
+
+def test_seeds_classes_and_numbers_differ(generator: Generator) -> None:
+    images = sample(generator, 0, 4, seed=0)
+    assert not np.array_equal(images[0], images[1])
+    assert not np.array_equal(images, sample(generator, 0, 4, seed=1))
+    assert not np.array_equal(images, sample(generator, 1, 4, seed=0))
+
+
+def test_latents_are_standard_normal_and_addressable() -> None:
+    z = latents(0, 500, seed=7, dim=64)
+    assert torch.equal(latents(123, 2, seed=7, dim=64), z[123:125])
+    assert abs(z.mean()) < 0.02
+    assert abs(z.std() - 1) < 0.02
+    assert torch.corrcoef(z[:50]).fill_diagonal_(0).abs().max() < 0.6
+
+
+def test_the_global_random_state_is_neither_used_nor_changed(generator: Generator) -> None:
+    torch.manual_seed(1)
+    first, state = sample(generator, 0, 3, seed=0), torch.get_rng_state()
+    torch.manual_seed(2)
+    assert np.array_equal(sample(generator, 0, 3, seed=0), first)
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_truncation_reduces_variety(generator: Generator) -> None:
+    def variety(truncation: float) -> float:
+        return float(sample(generator, 0, 32, 0, truncation).std(0).mean())
+
+    assert variety(0.0) <= 0.01 < variety(0.5)
+
+
+def test_nothing_asked_nothing_drawn(generator: Generator) -> None:
+    assert sample(generator, 0, 0, seed=0).shape == (0, 32, 32)
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_an_unknown_class_is_named(generator: Generator, label: int) -> None:
+    with pytest.raises(ValueError, match="label must be from 0 to 1"):
+        sample(generator, label, 1, seed=0)
