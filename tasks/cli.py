@@ -1,0 +1,199 @@
+"""The command line `xraysynth`: it parses, calls a stage's `run` and prints. No work is done here.
+
+Without arguments a command does the stage's part of the pipeline in the working folder, with `params.yaml`.
+Imports are made where they are needed: `xraysynth --help` must not wait for torch.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tasks import params as params_module
+from tasks.errors import UserError
+from tasks.params import SYNTHETIC_ARMS, GanName
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From a folder of radiographs to an honest answer: do synthetic images of the rare classes help?",
+)
+
+RAW, CURATED, SYNTHETIC = Path("data/raw"), Path("data/curated"), Path("data/synthetic")
+MODELS, ENCODER = Path("models"), Path("models/encoder")
+IMBALANCE, IMBALANCE_PLOTS = Path("reports/imbalance.json"), Path("reports/imbalance")
+QUALITY, DOWNSTREAM, PREDICTIONS = (
+    Path("reports/quality"),
+    Path("reports/downstream.json"),
+    Path("reports/predictions.csv"),
+)
+REPORT, VERDICT, METRICS = Path("reports/report.html"), Path("reports/verdict.json"), Path("reports/metrics.json")
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The params file; without it the defaults hold.")]
+Curated = Annotated[Path, typer.Option("--curated", help="The curated image set.")]
+
+
+def _params(path: Path) -> params_module.Params:
+    if path != params_module.PARAMS_FILE and not path.exists():
+        raise UserError(f"no params file {path}")
+    return params_module.load(path)
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    patients: Annotated[int, typer.Option(help="How many patients, at least 6; some have several films.")] = 480,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write a simulated archive of chest radiographs (DICOM) and its labels."""
+    from tasks import simulate as stage
+
+    films = stage.simulate(out, patients, seed)
+    counts = ", ".join(f"{n} {label}" for label, n in films["label"].value_counts().items())
+    print(f"{len(films)} films of {patients} patients in {out}: {counts}")
+
+
+@app.command()
+def ingest(
+    source: Annotated[
+        Path | None, typer.Argument(help="Folder of DICOM, PNG or JPEG files [default: ingest.source].")
+    ] = None,
+    out: Annotated[Path, typer.Argument(help="Where the curated set goes.")] = CURATED,
+    labels: Annotated[Path | None, typer.Option(help="CSV with path,label [default: SOURCE/labels.csv].")] = None,
+    params: ParamsFile = params_module.PARAMS_FILE,
+) -> None:
+    """Curate radiographs: decode, resize, pseudonymise, split by patient; refuse with a reason."""
+    from tasks import ingest as stage
+
+    section = _params(params).ingest
+    table = labels or (source / "labels.csv" if source else Path(section.labels))
+    counts = stage.run(source or Path(section.source), table, out, section)
+    reasons = "".join(f"\n  {count} {reason}" for reason, count in counts["reasons"].items())
+    print(f"{counts['inputs']} inputs = {counts['curated']} curated + {counts['quarantined']} quarantined{reasons}")
+
+
+@app.command()
+def imbalance(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
+    """Analyse the class imbalance and plan what to synthesise."""
+    from tasks import imbalance as stage
+
+    result = stage.run(curated, IMBALANCE, IMBALANCE_PLOTS, _params(params).imbalance)
+    plan = ", ".join(f"{n} {label}" for label, n in result["plan"].items()) or "nothing, no class is rare"
+    print(f"imbalance ratio {result['imbalance_ratio']}; to synthesise: {plan}")
+
+
+@app.command()
+def train(name: GanName, curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
+    """Train one generator on the train split."""
+    from tasks import train as stage
+
+    loaded = _params(params)
+    stage.run(name, curated, MODELS / name, loaded.train, getattr(loaded.models, name))
+
+
+@app.command()
+def encoder(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
+    """Learn the features of frechet_xray from the train split."""
+    from tasks import encoder as stage
+
+    result = stage.run(curated, ENCODER, _params(params).encoder)
+    print(f"encoder: loss {result['loss']} after {result['steps']} steps (1 is knowing nothing)")
+
+
+@app.command()
+def synthesize(
+    model: Annotated[str, typer.Argument(help="msg_gan, msg_sagan or the folder of a generator.")],
+    out: Annotated[Path | None, typer.Argument(help="A folder [default: data/synthetic/MODEL].")] = None,
+    label: Annotated[str | None, typer.Option(help="One class instead of the plan.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many images of --label.")] = 100,
+    form: Annotated[Literal["shards", "png"], typer.Option("--format")] = "shards",
+    seed: Annotated[int | None, typer.Option(min=0, help="[default: synthesize.seed]")] = None,
+    params: ParamsFile = params_module.PARAMS_FILE,
+) -> None:
+    """Draw synthetic images: what the plan asks for, or COUNT images of one class."""
+    from tasks import synthesize as stage
+
+    section = _params(params).synthesize
+    section = section if seed is None else section.model_copy(update={"seed": seed})
+    folder = MODELS / model if model in SYNTHETIC_ARMS else Path(model)
+    plan = {label: count} if label else stage.planned(IMBALANCE)
+    target = out or SYNTHETIC / folder.name
+    stage.run(folder, target, plan, section, form)
+    print(f"{sum(plan.values())} images in {target}")
+
+
+@app.command()
+def quality(name: GanName, curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
+    """Measure synthetic images against real ones, beside the floor of real against real."""
+    from tasks import quality as stage
+
+    result = stage.run(name, curated, SYNTHETIC / name, ENCODER, QUALITY / f"{name}.json", _params(params).quality)
+    for label, m in result["classes"].items():
+        print(
+            f"{name} {label}: frechet_xray {m['frechet_xray']} (floor {m['frechet_xray_floor']}), "
+            f"MS-SSIM {m['ms_ssim']['mean']} (real {m['ms_ssim_real']['mean']})"
+        )
+
+
+@app.command()
+def classify(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
+    """Train classifiers with and without synthetic images and compare them on real patients."""
+    from tasks import classify as stage
+
+    folders = {name: SYNTHETIC / name for name in SYNTHETIC_ARMS}
+    result = stage.run(curated, folders, IMBALANCE, DOWNSTREAM, PREDICTIONS, _params(params).classify)
+    for arm, values in result["arms"].items():
+        print(f"{arm}: AUPRC of rare classes {values[result['primary']]['mean']}, AUROC {values['auroc']['mean']}")
+
+
+@app.command()
+def report(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
+    """Write the page and the verdict."""
+    from tasks import report as stage
+
+    inputs = stage.Inputs(
+        curated=curated,
+        synthetic={name: SYNTHETIC / name for name in SYNTHETIC_ARMS},
+        models={name: MODELS / name for name in SYNTHETIC_ARMS},
+        imbalance=IMBALANCE,
+        imbalance_plots=IMBALANCE_PLOTS,
+        quality={name: QUALITY / f"{name}.json" for name in SYNTHETIC_ARMS},
+        downstream=DOWNSTREAM,
+    )
+    print(stage.run(inputs, REPORT, VERDICT, METRICS, _params(params))["sentence"])
+
+
+@app.command()
+def verdict() -> None:
+    """Print the verdict of the last run, and where its report is."""
+    import json
+
+    if not VERDICT.exists():
+        raise UserError(f"no {VERDICT} here; run `dvc repro` first")
+    print(json.loads(VERDICT.read_text(encoding="utf-8"))["sentence"])
+    print(f"Report: {REPORT.resolve()}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works here: device, codecs, MLflow, Prefect, DVC remote."""
+    from tasks import doctor as stage
+
+    for check in stage.run():
+        print(f"{check.name:<16} {'ok  ' if check.ok else 'no  '} {check.finding}")
+
+
+def main() -> None:
+    """Entry point: bad input gives one sentence and exit code 2, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        place = f" {os.fspath(error.filename)}" if error.filename else ""
+        print(f"error: {error.strerror or error}:{place}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,88 @@
+"""What works on this machine, as a list of findings."""
+
+import os
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+import torch
+from pydicom import uid
+from pydicom.pixels.decoders.base import get_decoder
+
+from tasks import tracking
+
+CODECS = {
+    "RLE": uid.RLELossless,
+    "JPEG": uid.JPEGBaseline8Bit,
+    "JPEG lossless": uid.JPEGLosslessSV1,
+    "JPEG-LS": uid.JPEGLSLossless,
+    "JPEG 2000": uid.JPEG2000Lossless,
+    "HTJ2K": uid.HTJ2KLossless,
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: what was looked at, whether it works, and the words for it."""
+
+    name: str
+    ok: bool
+    finding: str
+
+
+def run() -> list[Check]:
+    """All checks; none of them changes anything or leaves the machine but to the servers that the user has set."""
+    return [_device(), *_codecs(), _mlflow(), _prefect(), _remote()]
+
+
+def _device() -> Check:
+    if torch.cuda.is_available():
+        return Check("device", True, f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    return Check("device", True, f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}")
+
+
+def _codecs() -> list[Check]:
+    checks = []
+    for name, syntax in CODECS.items():
+        plugins = get_decoder(syntax).available_plugins
+        checks.append(Check(name, bool(plugins), ", ".join(plugins) or "no decoder: such files go to quarantine"))
+    return checks
+
+
+def _mlflow() -> Check:
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    return (
+        _reach("MLflow", uri, "/health")
+        if uri
+        else Check("MLflow", True, f"{tracking.DEFAULT_STORE}, no server needed")
+    )
+
+
+def _prefect() -> Check:
+    url = os.environ.get("PREFECT_API_URL")
+    return (
+        _reach("Prefect", url, "/health")
+        if url
+        else Check("Prefect", True, "no PREFECT_API_URL: flows start a server of their own")
+    )
+
+
+def _reach(name: str, url: str, path: str) -> Check:
+    if not url.startswith("http"):
+        return Check(name, True, "a local store")
+    try:
+        with urllib.request.urlopen(url.rstrip("/") + path, timeout=5):
+            return Check(name, True, "answers")
+    except (urllib.error.URLError, OSError) as error:
+        return Check(name, False, f"does not answer ({error}); start it or unset its variable")
+
+
+def _remote() -> Check:
+    dvc = shutil.which("dvc")
+    if dvc is None:
+        return Check("DVC remote", False, "no `dvc` on the path: activate .venv")
+    listed = subprocess.run([dvc, "remote", "list"], capture_output=True, text=True, check=False)
+    found = listed.stdout.split()
+    return Check("DVC remote", bool(found), found[0] if found else "none here: `dvc push` has nowhere to go")
