@@ -1,0 +1,45 @@
+"""The DAG as DVC sees it: `dvc.yaml` stays the only place where it is written."""
+
+import os
+from collections.abc import Iterable
+
+import networkx as nx
+from dvc.repo import Repo
+
+Dag = dict[str, list[str]]
+"""A stage's address (`ingest`, `train@msg_gan`, `data/raw.dvc`) -> the addresses it waits for.
+
+In an order in which every stage comes after those it waits for."""
+
+
+def read_dag(targets: Iterable[str] = ()) -> Dag:
+    """The stages of the project around the working directory.
+
+    With targets (addresses, or a group such as `train`), these and all that they depend on. Raises
+    `dvc.exceptions.DvcException` where there is no project, no such stage or a fault in `dvc.yaml`.
+    """
+    with Repo() as repo:
+        graph = repo.index.graph.reverse()  # DVC's edges point from a stage to what it needs
+        if wanted := {stage for name in targets for stage in repo.stage.collect(name)}:
+            graph = graph.subgraph(wanted.union(*(nx.ancestors(graph, stage) for stage in wanted)))
+        # Among stages that may swap places the order of dvc.yaml holds, so that who wrote it decides.
+        written = {stage: place for place, stage in enumerate(repo.index.stages)}
+        order = nx.lexicographical_topological_sort(graph, key=written.__getitem__)
+        return {stage.addressing: sorted(above.addressing for above in graph.predecessors(stage)) for stage in order}
+
+
+def threads(stage: str, dag: Dag, max_parallel: int) -> int | None:
+    """How many threads a stage should compute with; None: as many as it likes.
+
+    The items of one `foreach` become ready together and are the heavy ones, so they share the cores:
+    two trainings with all cores each would only get in each other's way.
+    """
+    group, _, item = stage.partition("@")
+    siblings = sum(name.startswith(f"{group}@") for name in dag) if item else 1
+    side_by_side = min(siblings, max_parallel)
+    return max(1, _cores() // side_by_side) if side_by_side > 1 else None
+
+
+def _cores() -> int:
+    """Those this process may use: fewer than the machine has under taskset or in a container."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,115 @@
+"""Shared fixtures. The dear one is `tiny_project`: the whole pipeline, once a session, for all who look at it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+GUARD = ROOT / "tests" / "guard"
+PROJECT_FILES = (
+    *("flows", "tasks", "model", "dvc.yaml", "params.yaml", "pyproject.toml"),
+    *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"),
+)
+TINY = {  # what the sections of params.yaml become: seconds instead of minutes
+    "ingest": {"size": 16},
+    "models": {"msg_sagan": {"attention_resolutions": [8]}},
+    "train": {"width": 8, "kimg": 0.03, "batch": 4},
+    "encoder": {"steps": 5},
+    "quality": {"pairs": 10, "repeats": 2},
+    "classify": {"steps": 4, "batch": 8, "bootstrap": 100},
+    "report": {"examples": 4},
+}
+
+
+@dataclass(frozen=True)
+class TinyProject:
+    """A copy of the project with a small simulated archive; git and DVC repository."""
+
+    path: Path
+    env: dict[str, str]  # of a user who has configured nothing; no network but loopback
+    attempts: Path  # to reach the network, one a line; absent if there were none
+    flow: subprocess.CompletedProcess[str] = field(
+        default_factory=lambda: subprocess.CompletedProcess([], 1)
+    )  # `python -m flows.pipeline`, the first run
+
+    def run(self, *command: str, check: bool = True, activated: bool = True) -> subprocess.CompletedProcess[str]:
+        """A program of the virtual environment, run in the project; a failure shows what was said."""
+        program = Path(sys.executable).with_name(command[0])
+        env = {**self.env, "PATH": f"{program.parent}{os.pathsep}{self.env['PATH']}"} if activated else self.env
+        done = subprocess.run([program, *command[1:]], cwd=self.path, env=env, capture_output=True, text=True)
+        assert not check or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *command: str) -> Any:
+        """What `dvc COMMAND --json` prints."""
+        return json.loads(self.run("dvc", *command, "--json").stdout)
+
+    def git(self, *command: str) -> None:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", *identity, *command], cwd=self.path, check=True, capture_output=True)
+
+    def edit_params(self, changes: dict[str, Any]) -> None:
+        """Merge `changes` into params.yaml."""
+        file = self.path / "params.yaml"
+        file.write_text(yaml.safe_dump(_merged(yaml.safe_load(file.read_text()), changes), sort_keys=False))
+
+    def copy(self, to: Path) -> "TinyProject":
+        """The same at another place, to be changed at will."""
+        shutil.copytree(self.path, to, symlinks=True)
+        return TinyProject(to, self.env, self.attempts, self.flow)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+
+
+def guarded_environment(home: Path, attempts: Path) -> dict[str, str]:
+    """A bare environment: what keeps the pipeline silent must be the project's own configuration.
+
+    Not even `CI` is kept, by which Prefect would know to keep silent, nor the environment's `bin` folder.
+    """
+    here = str(Path(sys.executable).parent)
+    path = [folder for folder in os.environ["PATH"].split(os.pathsep) if folder != here]
+    return {
+        "PATH": os.pathsep.join(path),
+        "HOME": str(home),
+        "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),  # matplotlib's fonts
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(GUARD),
+        "NETWORK_ATTEMPTS": str(attempts),
+        "OMP_NUM_THREADS": "1",  # steps this small only lose by sharing
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
+    """The project after a first `python -m flows.pipeline` on 14 simulated patients. Don't change it: copy."""
+    base = tmp_path_factory.mktemp("tiny")
+    (base / "home").mkdir()
+    attempts = base / "attempts"
+    project = TinyProject(base / "project", guarded_environment(base / "home", attempts), attempts)
+    for name in PROJECT_FILES:
+        target = project.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, target)
+    project.edit_params(TINY)
+    project.git("init", "--quiet", "--initial-branch=main")
+    project.run("xraysynth", "simulate", "data/raw", "--patients", "14", "--seed", "1")
+    project.run("dvc", "add", "--quiet", "data/raw")
+    done = project.run("python", "-m", "flows.pipeline", check=False, activated=False)
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", "first run")
+    return TinyProject(project.path, project.env, attempts, done)

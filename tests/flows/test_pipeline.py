@@ -1,0 +1,320 @@
+"""The flow on small projects: what runs, in which order, side by side, and what happens when a stage fails."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+import flows  # noqa: F401
+
+from dvc.repo import Repo  # isort: skip
+from prefect.client.orchestration import get_client  # isort: skip
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter  # isort: skip
+from prefect.client.schemas.objects import Artifact, State, TaskRun  # isort: skip
+
+from flows import pipeline as module
+from flows.dag import read_dag, threads
+from flows.pipeline import pipeline
+from flows.stage import Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+
+INGEST = {"cmd": "cp raw/film.txt curated", "deps": ["raw"], "outs": ["curated"]}
+TRAIN = {
+    "foreach": ["one", "two"],
+    "do": {
+        "cmd": "sleep 2; echo threads $OMP_NUM_THREADS; cp curated model-${item}",
+        "deps": ["curated"],
+        "outs": ["model-${item}"],
+    },
+}
+REPORT = {
+    "cmd": """printf '{"verdict": "no evidence", "sentence": "0.1 [of](x)", "pipeline": "%s"}' $XRAYSYNTH_PIPELINE_ID"""
+    " > reports/verdict.json",
+    "deps": ["model-one", "model-two"],
+    "outs": ["reports/verdict.json"],
+}
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
+    "0000000a49444154789c6360000000020001e221bc330000000049454e44ae426082"
+)
+
+
+@dataclass
+class Finished:
+    """A flow run, and what the server knows of it."""
+
+    state: State[Any]
+    runs: dict[str, TaskRun]
+    artifacts: dict[str | None, Artifact]
+
+
+def run(**parameters: Any) -> Finished:
+    """Run the flow; the server hears of task runs by events, a moment later."""
+    state: State[Any] = pipeline(**parameters, return_state=True)
+    wanted = FlowRunFilter.model_validate({"id": {"any_": [state.state_details.flow_run_id]}})
+    with get_client(sync_client=True) as client:
+        for _ in range(100):
+            runs = client.read_task_runs(flow_run_filter=wanted)
+            if runs and all(r.state and (r.state.is_final() or r.state.name == "NotReady") for r in runs):
+                break
+            time.sleep(0.1)
+        artifacts = client.read_artifacts(flow_run_filter=wanted, artifact_filter=ArtifactFilter())
+    return Finished(state, {r.name: r for r in runs}, {a.key: a for a in artifacts})
+
+
+def message(run: TaskRun) -> str:
+    assert run.state is not None
+    return run.state.message or ""
+
+
+def group_of(process: psutil.Process) -> int:
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return -1
+
+
+def span(run: TaskRun) -> tuple[float, float]:
+    assert run.start_time is not None
+    assert run.end_time is not None
+    return run.start_time.timestamp(), run.end_time.timestamp()
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries without the waiting."""
+    monkeypatch.setattr(module, "run_stage", module.run_stage.with_options(retry_delay_seconds=0))
+
+
+@pytest.fixture(scope="module")
+def healthy(make_project: Callable[..., Path]) -> Path:
+    project = make_project(
+        ingest=INGEST,
+        train=TRAIN,
+        picture={
+            "cmd": f'mkdir -p models/msg_sagan; {sys.executable} -c "import pathlib; '
+            f"pathlib.Path('models/msg_sagan/samples.png').write_bytes(bytes.fromhex('{PIXEL.hex()}'))\"",
+            "deps": ["model-two"],
+            "outs": ["models/msg_sagan/samples.png"],
+        },
+        report=REPORT,
+    )
+    (project / "reports").mkdir()
+    return project
+
+
+@pytest.fixture(scope="module")
+def first(healthy: Path) -> Finished:
+    return run()
+
+
+class TestAHealthyProject:
+    """Of one first run."""
+
+    def test_is_completed_with_one_task_run_a_stage_named_after_it(self, first: Finished) -> None:
+        assert first.state.is_completed()
+        assert set(first.runs) == {"raw.dvc", "ingest", "train@one", "train@two", "picture", "report"}
+        assert {run.state_name for run in first.runs.values()} == {"Completed"}
+
+    def test_keeps_the_order(self, first: Finished) -> None:
+        for earlier, later in (("raw.dvc", "ingest"), ("ingest", "train@one"), ("train@two", "report")):
+            assert span(first.runs[earlier])[1] <= span(first.runs[later])[0], (earlier, later)
+
+    def test_runs_independent_stages_side_by_side(self, first: Finished) -> None:
+        one, two = span(first.runs["train@one"]), span(first.runs["train@two"])
+        assert min(one[1], two[1]) - max(one[0], two[0]) > 1.0  # seconds of overlap, of 2
+
+    def test_shows_a_table_and_a_picture(self, first: Finished) -> None:
+        assert set(first.artifacts) == {"results", "samples"}
+        assert first.artifacts["results"].type == "table"
+        assert "no evidence" in str(first.artifacts["results"].data)
+        assert first.artifacts["results"].description == r"0.1 \[of\]\(x\)"  # words, not a link
+        assert "data:image/png;base64,iVBOR" in str(first.artifacts["samples"].data)
+
+    def test_gives_its_stages_a_common_pipeline_id(self, first: Finished, healthy: Path) -> None:
+        verdict = yaml.safe_load((healthy / "reports/verdict.json").read_text())
+        assert verdict["pipeline"] == str(first.state.state_details.flow_run_id)
+
+    def test_leaves_dvc_status_clean(self, first: Finished, healthy: Path) -> None:
+        with Repo(str(healthy)) as repo:
+            assert repo.status() == {}
+
+    def test_a_second_run_finds_nothing_to_do(self, first: Finished, healthy: Path) -> None:
+        again = run(stages=["report"])
+        assert again.state.is_completed()
+        assert set(again.runs) == {"raw.dvc", "ingest", "train@one", "train@two", "report"}
+        assert {message(r) for r in again.runs.values()} == {"nothing had changed"}
+
+    def test_one_at_a_time_and_by_force(self, first: Finished, healthy: Path) -> None:
+        forced = run(stages=["train"], force=True, max_parallel=1)
+        assert forced.state.is_completed()
+        assert message(forced.runs["train@one"]) == "done"
+        one, two = span(forced.runs["train@one"]), span(forced.runs["train@two"])
+        assert min(one[1], two[1]) <= max(one[0], two[0])
+
+
+@pytest.mark.usefixtures("soon")
+def test_failures_are_told_and_contained(make_project: Callable[..., Path]) -> None:
+    def fails(name: str, code: int, said: str) -> dict[str, object]:
+        return {"cmd": f"echo x >> tries-{name}; echo '{said}'; exit {code}", "deps": ["curated"], "outs": [name]}
+
+    project = make_project(
+        ingest=INGEST,
+        crashing=fails("crashing", 1, "MemoryError: 3 GiB"),
+        refusing=fails("refusing", 2, "error: no such folder data/raw"),
+        independent={"cmd": "cp curated other", "deps": ["curated"], "outs": ["other"]},
+        below={"cmd": "touch below", "deps": ["crashing", "other"], "outs": ["below"]},
+    )
+    finished = run()
+
+    assert finished.state.is_failed()
+    assert finished.state.message == (
+        "2 of 6 stages failed: crashing: MemoryError: 3 GiB; refusing: error: no such folder data/raw (not run: below)"
+    )
+    assert {name: run.state_name for name, run in finished.runs.items()} == {
+        "raw.dvc": "Completed",
+        "ingest": "Completed",
+        "independent": "Completed",
+        "crashing": "Failed",
+        "refusing": "BadInput",
+        "below": "NotReady",
+    }
+    assert "MemoryError: 3 GiB\nERROR: failed to reproduce 'crashing'" in message(finished.runs["crashing"])
+    assert not (project / "below").exists()
+    assert finished.artifacts == {}
+    tries = {name: len((project / f"tries-{name}").read_text().split()) for name in ("crashing", "refusing")}
+    assert tries == {"crashing": 3, "refusing": 1}  # bad input stays bad
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_passing_fault_is_mended_by_a_retry(make_project: Callable[..., Path]) -> None:
+    make_project(
+        flaky={"cmd": "test -e tried || { touch tried; exit 1; }; touch out", "deps": ["raw"], "outs": ["out"]}
+    )
+    finished = run()
+    assert finished.state.is_completed()
+    assert finished.runs["flaky"].run_count == 2
+
+
+def test_a_lock_held_for_long_costs_time_and_not_the_work(make_project: Callable[..., Path]) -> None:
+    """DVC gives up after 3 s by default: a training would be lost when its outputs are to be stored."""
+    project = make_project(slow={"cmd": "sleep 2; echo x >> tries; touch out", "deps": ["raw"], "outs": ["out"]})
+    holder = (
+        "import sys, time, zc.lockfile\n"
+        "for _ in range(200):\n"
+        "    try: lock = zc.lockfile.LockFile('.dvc/tmp/lock')\n"
+        "    except zc.lockfile.LockError: time.sleep(0.05); continue\n"
+        "    time.sleep(4.5); lock.close(); break\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep(2)\n{holder}"], cwd=project)
+    finished = run()
+    assert process.wait() == 0
+    assert finished.state.is_completed()
+    assert (project / "tries").read_text().split() == ["x"]
+
+
+def test_a_stage_that_is_not_there_is_named(make_project: Callable[..., Path]) -> None:
+    make_project(ingest=INGEST)
+    state = pipeline(stages=["inject"], return_state=True)
+    assert state.is_failed()
+    assert "'inject'" in (state.message or "")
+
+
+class TestTheCommandLine:
+    """`python -m flows.pipeline`; that it needs no server is seen in tests/test_offline.py."""
+
+    @staticmethod
+    def command(*arguments: str) -> list[str]:
+        return [sys.executable, "-m", "flows.pipeline", *arguments]
+
+    @pytest.fixture
+    def environment(self, prefect_server: str) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_server}
+
+    def test_ends_with_a_sentence_when_a_stage_fails(
+        self, make_project: Callable[..., Path], environment: dict[str, str]
+    ) -> None:
+        project = make_project(bad={"cmd": "echo 'error: no labels.csv'; exit 2", "deps": ["raw"], "outs": ["x"]})
+        done = subprocess.run(self.command(), cwd=project, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "error: 1 of 2 stages failed: bad: error: no labels.csv\n" in done.stderr
+        assert "Traceback" not in done.stderr + done.stdout
+        assert "NoneType" not in done.stderr + done.stdout
+
+    def test_ctrl_c_ends_the_whole_tree(self, make_project: Callable[..., Path], environment: dict[str, str]) -> None:
+        script = "trap 'sleep 0.5; touch tidied; exit 1' TERM; echo $$ > pid; sleep 300 & wait"
+        stage = {"cmd": f'bash -c "{script.replace("$", chr(92) + "$")}"', "deps": ["raw"], "outs": ["x"]}
+        project = make_project(slow=stage)
+        process = subprocess.Popen(
+            self.command(), cwd=project, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        for _ in range(300):
+            if (project / "pid").exists() and (project / "pid").read_text().strip():
+                break
+            time.sleep(0.1)
+        group = os.getpgid(int((project / "pid").read_text()))
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert "error: stopped before the end" in errors
+        assert [p for p in psutil.process_iter() if group_of(p) == group and p.status() != "zombie"] == []
+        assert (project / "tidied").exists()  # it was asked first
+
+
+@pytest.mark.parametrize(
+    ("tail", "worth"),
+    [
+        (["ERROR: failed to run: xraysynth train, exited with 1"], True),
+        (["ERROR: failed to run: xraysynth train, exited with -9"], True),
+        (["ERROR: failed to run: xraysynth ingest, exited with 2"], False),
+        (["ERROR: failed to reproduce 'x': missing data 'source': raw"], False),
+        (["ERROR: Unable to acquire lock. Most likely another DVC process is running"], True),
+    ],
+)
+def test_what_is_worth_another_try(tail: list[str], worth: bool) -> None:
+    assert Outcome("x", 255, tuple(tail), unchanged=False, stopped=False).worth_retrying is worth
+    assert not Outcome("x", 255, tuple(tail), unchanged=False, stopped=True).worth_retrying
+
+
+@pytest.mark.usefixtures("healthy")
+class TestTheDag:
+    """Read from DVC."""
+
+    @pytest.fixture(autouse=True)
+    def here(self, healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(healthy)
+
+    def test_names_what_each_stage_waits_for(self) -> None:
+        assert read_dag() == {
+            "raw.dvc": [],
+            "ingest": ["raw.dvc"],
+            "train@one": ["ingest"],
+            "train@two": ["ingest"],
+            "picture": ["train@two"],
+            "report": ["train@one", "train@two"],
+        }
+
+    def test_of_a_target_is_the_target_and_all_above_it(self) -> None:
+        assert list(read_dag(["train@two"])) == ["raw.dvc", "ingest", "train@two"]
+        assert list(read_dag(["train"])) == ["raw.dvc", "ingest", "train@one", "train@two"]
+
+
+def test_the_items_of_a_group_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.dag._cores", lambda: 8)
+    dag: dict[str, list[str]] = {"ingest": [], "train@a": [], "train@b": [], "quality@a": []}
+    assert threads("train@a", dag, max_parallel=2) == 4
+    assert threads("train@a", dag, max_parallel=1) is None
+    assert threads("quality@a", dag, max_parallel=2) is None  # its sibling does not run this time
+    assert threads("ingest", dag, max_parallel=2) is None
+    monkeypatch.setattr("flows.dag._cores", lambda: 1)
+    assert threads("train@b", dag, max_parallel=4) == 1

@@ -1,0 +1,127 @@
+"""Data, params and results are versioned: what is stale, what is not, and all of it comes back by a pull."""
+
+import hashlib
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import pytest
+from dvc.repo import Repo
+
+from tests.conftest import TinyProject
+
+OUTPUTS = ("data", "models", "reports")
+# section -> (a change, the stages that have to run because of it; all below them will follow)
+CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "ingest": ({"seed": 7}, {"ingest"}),
+    "imbalance": ({"beta": 0.99}, {"imbalance"}),
+    "train": ({"seed": 7}, {"train@msg_gan", "train@msg_sagan"}),
+    "models": ({"msg_gan": {"attention_resolutions": [4]}}, {"train@msg_gan"}),
+    "encoder": ({"steps": 6}, {"encoder"}),
+    "synthesize": ({"truncation": 0.9}, {"synthesize@msg_gan", "synthesize@msg_sagan"}),
+    "quality": ({"pairs": 11}, {"quality@msg_gan", "quality@msg_sagan"}),
+    "classify": ({"steps": 5}, {"classify"}),
+    "report": ({"examples": 3}, {"report"}),
+}
+
+
+@pytest.fixture
+def project(tiny_project: TinyProject, tmp_path: Path) -> TinyProject:
+    """A copy of the finished project, to be changed."""
+    assert tiny_project.flow.returncode == 0, tiny_project.flow.stderr
+    return tiny_project.copy(tmp_path / "project")
+
+
+def digests(project: Path) -> dict[str, str]:
+    """Of every file below the output folders."""
+    files = [file for folder in OUTPUTS for file in (project / folder).rglob("*") if file.is_file()]
+    return {str(f.relative_to(project)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def test_the_dag_is_the_designs(tiny_project: TinyProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_project.path)
+    with Repo() as repo:
+        graph = repo.index.graph  # its edges point from a stage to what it needs
+        below = {stage.addressing: {s.addressing for s in graph.predecessors(stage)} for stage in graph}
+    both = {name: {f"{name}@msg_gan", f"{name}@msg_sagan"} for name in ("train", "synthesize", "quality")}
+    assert below["data/raw.dvc"] == {"ingest"}
+    assert below["ingest"] >= {"imbalance", *both["train"], "encoder", "classify"}
+    assert below["imbalance"] >= {*both["synthesize"], "classify", "report"}
+    for name in ("msg_gan", "msg_sagan"):
+        assert f"synthesize@{name}" in below[f"train@{name}"]
+        assert {f"quality@{name}", "classify"} <= below[f"synthesize@{name}"]
+        assert below[f"quality@{name}"] == {"report"}
+    assert below["classify"] == {"report"}
+    assert below["report"] == set()
+
+
+def test_a_second_repro_does_nothing(project: TinyProject) -> None:
+    project.run("dvc", "repro")  # a copy's files are looked at once more
+    start = time.monotonic()
+    assert project.run("dvc", "repro").stdout.endswith("Data and pipelines are up to date.\n")
+    assert time.monotonic() - start < 10  # 3 s where nothing else runs
+
+
+def test_pushed_wiped_and_pulled_there_is_nothing_to_do(project: TinyProject) -> None:
+    before = digests(project.path)
+    assert {"data/raw/labels.csv", "reports/report.html", "reports/verdict.json"} <= before.keys()
+    remote = project.path.parent / "remote"
+    project.run("dvc", "remote", "modify", "--local", "storage", "url", str(remote))
+
+    project.run("dvc", "push")
+    for folder in (*OUTPUTS, ".dvc/cache", ".dvc/tmp"):
+        shutil.rmtree(project.path / folder)
+    project.git("checkout", "--", *OUTPUTS)  # data/raw.dvc and what git is to ignore: all that git keeps there
+    assert digests(project.path).keys() < before.keys()
+
+    project.run("dvc", "pull")
+    assert digests(project.path) == before
+    assert project.run("dvc", "repro").stdout.endswith("Data and pipelines are up to date.\n")
+
+
+@pytest.mark.parametrize("section", CHANGES)
+def test_a_section_makes_its_stages_and_those_below_stale(
+    section: str, tiny_project: TinyProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, stages = CHANGES[section]
+    file = tiny_project.path / "params.yaml"
+    before = file.read_text()
+    monkeypatch.chdir(tiny_project.path)
+    tiny_project.edit_params({section: change})
+    try:
+        with Repo() as repo:
+            stale = set(repo.status())
+            graph = repo.index.graph.reverse()
+            nodes = {stage.addressing: stage for stage in graph}
+            below = {s.addressing for name in stages for s in nx.descendants(graph, nodes[name])}
+    finally:
+        file.write_text(before)
+    assert stages <= stale
+    assert stale <= stages | below
+
+
+def test_a_change_runs_only_what_it_must(project: TinyProject) -> None:
+    project.edit_params({"report": CHANGES["report"][0]})
+    said = project.run("dvc", "repro").stdout
+    assert [line for line in said.splitlines() if line.startswith("Running stage")] == ["Running stage 'report':"]
+    assert project.json("status") == {}
+
+
+def test_params_diff_says_what_changed(project: TinyProject) -> None:
+    project.edit_params({"train": {"seed": 7}})
+    assert project.json("params", "diff") == {"params.yaml": {"train.seed": {"old": 0, "new": 7, "diff": 7}}}
+
+
+def test_metrics_show_has_the_numbers_that_matter(tiny_project: TinyProject) -> None:
+    shown = tiny_project.json("metrics", "show")[""]["data"]["reports/metrics.json"]["data"]
+    assert shown["imbalance_ratio"] > 1
+    assert {"real", "duplicate", "msg_gan", "msg_sagan"} <= shown["auprc_rare"].keys()
+
+
+def test_plots_show_makes_a_page(project: TinyProject) -> None:
+    project.run("dvc", "plots", "show", "--out", "plots")
+    page = (project.path / "plots/index.html").read_text()
+    assert "vega" in page
+    assert len(list((project.path / "plots").rglob("*.png"))) == 2  # the sample grids
