@@ -41,11 +41,12 @@ def test_classes_are_told_apart() -> None:
     assert sample(generator, 1, 32, 0).mean() - sample(generator, 0, 32, 0).mean() > 60
 
 
-@pytest.mark.parametrize("attention", [(), (8,)])
-def test_the_same_seed_gives_the_same_weights(attention: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("attention", "augment"), [((), 0.0), ((8,), 0.6)])
+def test_the_same_seed_gives_the_same_weights(attention: tuple[int, ...], augment: float) -> None:
     network = dataclasses.replace(TINY, attention_resolutions=attention)
+    config = dataclasses.replace(SHORT, augment_probability=augment)
     first, again, other = (
-        train(films(20), labels(20), network, dataclasses.replace(SHORT, seed=seed)).state_dict() for seed in (1, 1, 2)
+        train(films(20), labels(20), network, dataclasses.replace(config, seed=seed)).state_dict() for seed in (1, 1, 2)
     )
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     assert not torch.equal(first["start.weight"], other["start.weight"])
@@ -121,6 +122,19 @@ def test_bf16_and_fp32_agree_at_first() -> None:
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
 
 
+def test_both_sides_are_augmented_in_every_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D never sees an image as it is: what reaches it was blanked by the patched augmentation."""
+    monkeypatch.setattr("model.augment.Augmentation.__call__", lambda self, images: [x * 0 for x in images])
+    trainer = Trainer(films(20), labels(20), TINY, dataclasses.replace(SHORT, augment_probability=1.0))
+    seen: list[float] = []
+    trainer.discriminator.register_forward_pre_hook(
+        lambda module, inputs: seen.append(max(x.abs().max().item() for x in inputs[0]))
+    )
+    trainer.step()
+    assert len(seen) >= 2
+    assert max(seen) == 0
+
+
 def test_the_discriminator_is_frozen_in_the_generators_step() -> None:
     trainer = Trainer(films(20), labels(20), TINY, SHORT)
     seen: list[bool] = []
@@ -174,12 +188,11 @@ def test_impossible_settings_are_named(wrong: dict) -> None:
 def test_minibatches_are_balanced_and_use_every_image() -> None:
     y = torch.from_numpy(labels(20, 4))
     sampler = BalancedSampler(y, 2, torch.Generator().manual_seed(0))
-    indices, drawn = (torch.cat(parts) for parts in zip(*(sampler.next(7) for _ in range(40)), strict=True))
+    indices, drawn = (torch.cat(parts) for parts in zip(*(sampler.next(8) for _ in range(35)), strict=True))
     assert torch.equal(y[indices], drawn)
-    assert (drawn == 1).float().mean().item() == pytest.approx(0.5, abs=0.01)
-    times = torch.bincount(indices, minlength=24)
-    assert times[:20].min() == times[:20].max() == 7
-    assert times[20:].min() == 35
+    assert torch.bincount(drawn).tolist() == [140, 140]
+    assert torch.bincount(indices).tolist() == [7] * 20 + [35] * 4
+    assert (drawn.reshape(-1, 4) == drawn[::4, None]).all()  # one class in each group of minibatch_stddev
 
 
 def test_pyramid_averages() -> None:
