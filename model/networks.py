@@ -197,6 +197,13 @@ def minibatch_stddev(x: Tensor) -> Tensor:
     return torch.cat([x, plane], 1)
 
 
+def _class_embedding(classes: int, dim: int) -> nn.Embedding:
+    """From zero, so that training starts unconditional and classes part as they are learnt; with random ones
+    the generator leans on the class and forgets the latent ("Collapse by Conditioning", arXiv 2201.06578).
+    """
+    return nn.Embedding(classes, dim, _weight=torch.zeros(classes, dim))
+
+
 def _activate(x: Tensor) -> Tensor:
     return F.leaky_relu(x, _LEAK, inplace=True)  # the layer before does not need its own output
 
@@ -231,7 +238,7 @@ class Generator(nn.Module):
         self.config = config
         width, latent = config.channels(4), config.latent_dim
         conditional = config.classes > 1
-        self.embed = nn.Embedding(config.classes, latent) if conditional else None
+        self.embed = _class_embedding(config.classes, latent) if conditional else None
         self.start = EqualizedLinear(latent * (1 + conditional), width * 16, gain=2.0)
         self.conv = EqualizedConv2d(width, width, 3, padding=1)
         self.attention = SelfAttention(width) if 4 in config.attention_resolutions else nn.Identity()
@@ -247,7 +254,7 @@ class Generator(nn.Module):
         """
         z = _on_sphere(z) * truncation
         if self.embed is not None:
-            z = torch.cat([z, _on_sphere(self.embed(y))], 1)
+            z = torch.cat([z, self.embed(y)], 1)
         x = self.start(z).reshape(len(z), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         x = pixel_norm(_activate(x))
         x = self.attention(pixel_norm(_activate(self.conv(x))))
@@ -296,7 +303,7 @@ class Discriminator(nn.Module):
         self.attention = SelfAttention(width) if 4 in config.attention_resolutions else nn.Identity()
         self.flatten = EqualizedConv2d(width, width, 4)
         self.logit = EqualizedLinear(width, 1)
-        self.embed = nn.Embedding(config.classes, width) if config.classes > 1 else None
+        self.embed = _class_embedding(config.classes, width) if config.classes > 1 else None
         _channels_last(self)
 
     def forward(self, images: list[Tensor], y: Tensor) -> Tensor:

@@ -83,8 +83,13 @@ class Models(Section):
 
 class Train(Section):
     width: Annotated[int, Field(ge=8, le=1024)] = 64
-    kimg: Annotated[float, Field(gt=0)] = 8.0
-    batch: Annotated[int, Field(ge=2)] = 16
+    kimg: Annotated[float, Field(gt=0)] = 6.0
+    batch: Annotated[int, Field(ge=2)] = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 0.002
+    loss: Literal["relativistic", "relativistic_average_hinge", "non_saturating"] = "relativistic"
+    gamma: Annotated[float, Field(ge=0)] = 10.0
+    augment_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    precision: Literal["bf16", "fp32"] = "bf16"
     seed: Seed = 0
 
 

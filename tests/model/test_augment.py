@@ -17,13 +17,13 @@ def test_probability_zero_is_the_identity() -> None:
 
 
 def test_every_scale_gets_the_same() -> None:
-    """Augmenting the largest scale and shrinking it gives what augmenting the small scale gives."""
-    smooth = torch.nn.functional.interpolate(torch.rand(16, 1, 4, 4), size=64, mode="bicubic")
-    images = pyramid(smooth, 5)
+    """Augmenting the largest scale and shrinking it gives about what augmenting the small scale gives; another
+    augmentation would be 0.2 to 0.3 away."""
+    coarse = torch.rand(16, 1, 4, 4, generator=generator())
+    images = pyramid(torch.nn.functional.interpolate(coarse, size=64, mode="bicubic"), 5)
     augmented = draw(16, 1.0, 64, generator())(images)
     for small, from_large in zip(augmented, pyramid(augmented[-1], 5), strict=True):
-        interior = (slice(None), slice(None), *(2 * [slice(1, -1)])) if small.shape[-1] <= 8 else ...
-        assert (small - from_large)[interior].abs().mean() < 0.03
+        assert (small - from_large).abs().mean() < 0.06
 
 
 def test_each_operation_does_what_it_says() -> None:

@@ -102,12 +102,18 @@ def test_gradients_reach_every_scale() -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_class_changes_images_and_logits() -> None:
+def test_conditional_networks_start_unconditional_and_can_tell_classes_apart() -> None:
     generator, discriminator = both(NetworkConfig(16, width=8, latent_dim=8, classes=2))
     z = torch.randn(2, 8)
     zero, one = torch.tensor([0, 0]), torch.tensor([1, 1])
-    assert not torch.allclose(generator(z, zero)[-1], generator(z, one)[-1])
     images = generator(z, zero)
+    assert torch.equal(images[-1], generator(z, one)[-1])
+    assert torch.equal(discriminator(images, zero), discriminator(images, one))
+
+    for network in (generator, discriminator):
+        assert network.embed is not None
+        torch.nn.init.normal_(network.embed.weight)
+    assert not torch.allclose(generator(z, zero)[-1], generator(z, one)[-1])
     assert not torch.allclose(discriminator(images, zero), discriminator(images, one))
 
 

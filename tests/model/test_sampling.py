@@ -11,7 +11,10 @@ from model.sampling import latents, sample
 @pytest.fixture(scope="module")
 def generator() -> Generator:
     torch.manual_seed(0)
-    return Generator(NetworkConfig(32, width=16, latent_dim=16, classes=2, attention_resolutions=(16,))).eval()
+    generator = Generator(NetworkConfig(32, width=16, latent_dim=16, classes=2, attention_resolutions=(16,)))
+    assert generator.embed is not None
+    torch.nn.init.normal_(generator.embed.weight)  # as if trained: classes start alike
+    return generator.eval()
 
 
 def test_image_k_does_not_depend_on_count(generator: Generator) -> None:
