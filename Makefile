@@ -16,12 +16,14 @@ run: install remote raw
 	@XRAYSYNTH_PIPELINE_ID=$$(date -u +run-%Y%m%dT%H%M%SZ) dvc repro
 	@xraysynth verdict
 
-# The archive: what is there; else what the DVC remote has of it; else simulated films.
+# The archive, if params.yaml takes it from data/raw: what is there; else what the DVC remote has of it; else
+# simulated films.
 raw: install
-	@if [ -n "$$(ls -A data/raw 2>/dev/null)" ]; then :; \
-	elif [ -f data/raw.dvc ]; then dvc pull --quiet data/raw.dvc; \
-	else xraysynth simulate data/raw; fi
-	@dvc add --quiet data/raw
+	@if grep -Eq '^ +source: data/raw( |$$)' params.yaml; then \
+		if [ -n "$$(ls -A data/raw 2>/dev/null)" ]; then :; \
+		elif [ -f data/raw.dvc ]; then dvc pull --quiet data/raw.dvc; \
+		else xraysynth simulate data/raw; fi && dvc add --quiet data/raw; \
+	fi
 
 # Where `dvc push` goes: dvc-remote/ in this folder, or what XRAYSYNTH_DVC_REMOTE says (a folder, s3://..., ...).
 remote: install

@@ -145,7 +145,8 @@ def main() -> int:
     if child := os.fork():
         return _wait_for(child)
     os.setsid()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the former is ignored in what a script starts with &
+        signal.signal(number, signal.default_int_handler)
     try:
         state = pipeline(options.stage, options.force, options.max_parallel, return_state=True)
     except KeyboardInterrupt:

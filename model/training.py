@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import augment
+from model.layers import GROUP
 from model.losses import LOSSES, gradient_penalty
-from model.networks import GROUP, Discriminator, Generator, NetworkConfig, attention_gammas
+from model.networks import Discriminator, Generator, NetworkConfig, attention_gammas
 
 
 class TrainingDiverged(RuntimeError):

@@ -12,49 +12,53 @@ WORDS = {
 def decide(downstream: dict[str, Any], plan: dict[str, int]) -> dict[str, Any]:
     """The verdict from the comparison of stage `classify`.
 
-    It is about the synthetic arm that is best on validation, against the best arm without synthetic images (also by
-    validation) and against `duplicate`. *helps*: both intervals lie above 0; *harms*: the one against the best lies
-    below 0; else *no evidence*. Where no class is rare: *not needed*.
+    It is about the synthetic arm that is best on validation, against two arms: the best without synthetic images
+    (also by validation), and `duplicate`, which differs from it in nothing but synthetic images for repeated real
+    ones. *helps*: the intervals of both differences lie above 0; *harms*: both lie below; else *no evidence*. So
+    being no match for another remedy is not harm, and beating an untreated classifier is not help. Where no class
+    is rare: *not needed*.
     """
     if not sum(plan.values()):
-        return {
-            "verdict": "not needed",
-            "sentence": "No class is rare enough to synthesise images of it: see imbalance.rare_below.",
-        }
+        return {"verdict": "not needed", "sentence": "No class is rare enough to synthesise images of it."}
     if "comparison" not in downstream:
-        return {
-            "verdict": "not compared",
-            "sentence": "classify.arms holds no pair of arms with and without synthetic images.",
-        }
+        return {"verdict": "not compared", "sentence": "classify.arms holds no arms with and without synthetic images."}
     comparison = downstream["comparison"]
     candidate, reference = comparison["candidate"], comparison["reference"]
     differences = comparison["differences"][candidate]
-    difference = differences[reference]
-    if any(d["low"] is None for d in differences.values()):
-        verdict = "no evidence"
-    elif all(d["low"] > 0 for d in differences.values()):
-        verdict = "helps"
-    else:
-        verdict = "harms" if difference["high"] < 0 else "no evidence"
+    verdict = "no evidence"
+    if all(d["low"] is not None for d in differences.values()):
+        if all(d["low"] > 0 for d in differences.values()):
+            verdict = "helps"
+        elif all(d["high"] < 0 for d in differences.values()):
+            verdict = "harms"
     return {
         "verdict": verdict,
-        "sentence": f"{WORDS[verdict]}: {_numbers(downstream, candidate, reference, difference)}",
+        "sentence": f"{WORDS[verdict]}: {_numbers(downstream, candidate, reference, differences)}",
         "candidate": candidate,
         "reference": reference,
-        "difference": difference,
+        "differences": differences,
         "confidence": comparison["confidence"],
     }
 
 
-def _numbers(downstream: dict[str, Any], candidate: str, reference: str, difference: dict[str, float | None]) -> str:
-    test, seeds = downstream["test"], len(downstream["seeds"])
+def _numbers(downstream: dict[str, Any], candidate: str, reference: str, differences: dict[str, Any]) -> str:
     rare = " and ".join(downstream["rare"])
-    if difference["mean"] is None:
+    if differences[reference]["mean"] is None:
         return f"the test split holds no image of {rare} to measure it on."
-    span = "no interval" if difference["low"] is None else f"{difference['low']:+.3f} to {difference['high']:+.3f}"
     confidence = f"{100 * downstream['comparison']['confidence']:g} %"
-    return (
-        f"with {candidate} the area under the precision–recall curve of {rare} changes by {difference['mean']:+.3f} "
-        f"({confidence} interval {span}) against {reference}, the best arm without them; "
-        f"{test['patients']} test patients, {seeds} seeds."
+    names = {
+        control: f"{control}, the best arm without them" if control == reference else control for control in differences
+    }
+    changes = " and ".join(
+        f"by {_change(d, confidence)} against {names[control]}" for control, d in differences.items()
     )
+    return (
+        f"with {candidate} the area under the precision–recall curve of {rare} changes {changes}; "
+        f"{downstream['test']['patients']} test patients, {len(downstream['seeds'])} seeds."
+    )
+
+
+def _change(difference: dict[str, float | None], confidence: str) -> str:
+    if difference["low"] is None:
+        return f"{difference['mean']:+.3f} (no interval)"
+    return f"{difference['mean']:+.3f} ({confidence} interval {difference['low']:+.3f} to {difference['high']:+.3f})"

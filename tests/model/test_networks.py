@@ -4,17 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.networks import (
-    Discriminator,
-    EqualizedDownConv2d,
-    EqualizedUpConv2d,
-    Generator,
-    NetworkConfig,
-    SelfAttention,
-    attention_gammas,
-    minibatch_stddev,
-    pixel_norm,
-)
+from model.layers import EqualizedDownConv2d, EqualizedUpConv2d, SelfAttention, minibatch_stddev, pixel_norm
+from model.networks import Discriminator, Generator, NetworkConfig, attention_gammas
 
 
 def both(config: NetworkConfig, seed: int = 0) -> tuple[Generator, Discriminator]:

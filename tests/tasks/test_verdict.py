@@ -46,13 +46,21 @@ def test_the_verdict_follows_the_truth(synthetic: float, duplicate: float, verdi
     decision = decide(compare(predictions(arms), CLASSES, ["rare"], PARAMS), PLAN)
     assert decision["verdict"] == verdict
     assert decision["reference"] == "duplicate"
-    assert f"{decision['difference']['mean']:+.3f}" in decision["sentence"]
+    assert f"{decision['differences']['duplicate']['mean']:+.3f}" in decision["sentence"]
     assert "200 test patients, 2 seeds" in decision["sentence"]
 
 
 def test_better_than_real_but_not_than_duplicates_is_no_evidence() -> None:
     arms = {"real": 0.0, "duplicate": 2.0, "msg_gan": 2.0, "msg_sagan": 2.0}
     assert decide(compare(predictions(arms), CLASSES, ["rare"], PARAMS), PLAN)["verdict"] == "no evidence"
+
+
+def test_no_match_for_another_remedy_is_not_harm() -> None:
+    arms = {"real": 3.0, "duplicate": 1.0, "msg_gan": 1.0, "msg_sagan": 1.0}
+    decision = decide(compare(predictions(arms), CLASSES, ["rare"], PARAMS), PLAN)
+    assert decision["reference"] == "real"
+    assert decision["differences"]["real"]["high"] < 0
+    assert decision["verdict"] == "no evidence"
 
 
 def test_the_interval_is_widened_for_two_arms_and_the_values_are_those_of_the_arms() -> None:
