@@ -163,7 +163,7 @@ def apply_window(values: np.ndarray, centre: float, width: float, function: str 
 
 def _percentile_range(values: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     sample = values if valid is None or not valid.any() else values[valid]
-    low, high = np.percentile(sample, PERCENTILES)
+    low, high = map(float, np.percentile(sample, PERCENTILES))  # NumPy's own scalars would widen the pixels
     return np.clip((values.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
 
 
