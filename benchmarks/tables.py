@@ -54,7 +54,7 @@ def main() -> None:
         for label, m in quality["classes"].items()
     )
     print(table(header, rows), "\n")
-    measures = ["auprc_rare", "auroc", "balanced_accuracy", *(f"recall_{label}" for label in classes)]
+    measures = ["rare_auprc", "auroc", "balanced_accuracy", *(f"recall_{label}" for label in classes)]
     arms = ((arm, *(spread(values[m]) for m in measures)) for arm, values in downstream["arms"].items())
     print(table(["arm", *measures], arms))
 

@@ -37,7 +37,7 @@ class TrainConfig:
     augment_probability: float = 0.0  # of each operation on each image; short trainings lose variety by it
     ema_kimg: float = 5.0  # half-life of the averaged generator
     ema_rampup: float = 0.05  # the half-life is at most this part of the images seen so far
-    precision: str = "bf16"  # autocast of all but the penalty: "bf16" or "fp32"
+    precision: str = "auto"  # of all but the penalty: "bf16", "fp32", or "auto": bf16 where the device has it
     tick_kimg: float = 1.0
     device: str = "auto"  # "auto": cuda where there is one
     seed: int = 0
@@ -46,7 +46,7 @@ class TrainConfig:
         for name in ("kimg", "batch", "learning_rate", "penalty_interval", "tick_kimg"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        choices = {"loss": tuple(LOSSES), "precision": ("bf16", "fp32"), "penalty_on": ("real", "both")}
+        choices = {"loss": tuple(LOSSES), "precision": ("auto", "bf16", "fp32"), "penalty_on": ("real", "both")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
@@ -123,6 +123,7 @@ class Trainer:
         _check(images, labels, network)
         self.network, self.config = network, config
         self.device = torch.device(_device(config.device))
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(self.device))
         self.images = torch.from_numpy(np.array(images)).to(self.device)  # a copy: memory maps are read-only
         seeds = torch.Generator().manual_seed(config.seed)
         init, order, noise = torch.randint(2**62, (3,), generator=seeds).tolist()
@@ -229,7 +230,7 @@ class Trainer:
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.generator.parameters()), 1 - keep)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
 
 def train(
@@ -289,6 +290,14 @@ def _means(history: list[dict[str, Tensor]], trainer: Trainer) -> dict[str, floa
             f"{', '.join(broken) or 'a weight'} is not finite; lower learning_rate or raise gamma"
         )
     return means
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 instructions: a CPU without them emulates bf16, many times slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public ones
+    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 
 
 def _device(name: str) -> str:

@@ -6,7 +6,7 @@ differ in what they are trained on:
 - `real`: the real train split as it is
 - `class_weight`: the same, rare classes weighing more in the loss
 - `duplicate`: real images of the rare classes repeated to the count of the plan: the control that decides
-- `classic`: those repeats changed afresh at each draw by classical augmentation
+- `classic`: the same, and every image changed afresh at each draw by classical augmentation
 - `msg_gan`, `msg_sagan`: synthetic images of the rare classes, as many as the plan says
 """
 
@@ -96,7 +96,7 @@ def training_set(
     return TrainingSet(
         np.concatenate([train.images, *extra_images]),
         np.concatenate([labels, *extra_labels]),
-        np.concatenate([none_changed, np.full(added, arm == "classic")]),
+        np.full(len(labels) + added, arm == "classic"),
     )
 
 

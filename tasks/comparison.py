@@ -15,7 +15,8 @@ from tasks.statistics import (
     recalls,
 )
 
-PRIMARY = "auprc_rare"
+PRIMARY = "rare_auprc"  # no class can be named so that auprc_CLASS collides with it
+ALWAYS_COMPARED = ("duplicate", "real")
 
 
 def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], params: Classify) -> dict[str, Any]:
@@ -24,8 +25,8 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
     `predictions` has the columns arm, seed, split (val, test), image_id, patient_id, label and p_CLASS. A value is
     the mean over the seeds. The primary measure is the mean area under the precision-recall curve of the rare
     classes (of all classes where none is rare). The reference is the arm without synthetic images that is best on
-    validation; `duplicate` is compared as well. Intervals of differences are widened for the number of synthetic
-    arms (Bonferroni).
+    validation; `duplicate` and `real` are always compared as well. Intervals are of the choice of test patients,
+    given these trained networks; those of differences are widened for the number of synthetic arms (Bonferroni).
     """
     focus = [classes.index(label) for label in rare or classes]
     measured = {arm: _measure(predictions[predictions["arm"] == arm], classes, focus, params) for arm in params.arms}
@@ -51,7 +52,7 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
         "differences": {
             arm: {
                 control: interval(measured[arm][PRIMARY] - measured[control][PRIMARY], confidence)
-                for control in dict.fromkeys([best_control, *(c for c in controls if c == "duplicate")])
+                for control in dict.fromkeys([best_control, *(c for c in ALWAYS_COMPARED if c in controls)])
             }
             for arm in synthetic
         },

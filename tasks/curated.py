@@ -1,4 +1,4 @@
-"""Image sets on disk: uint8 shards (N, H, W) read by memory map, and a manifest with one row an image.
+"""Image sets on disk: uint8 shards (N, H, W) that can be read by memory map, and a manifest with one row an image.
 
 Curated and synthetic sets share this format. A set is written into a temporary sibling folder and renamed
 when it is complete, so a folder that exists is whole.
@@ -20,6 +20,7 @@ import pandas as pd
 from tasks.errors import UserError
 
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT}
+OUR_FILES = ("dataset.json", "config.json", "counts.csv")  # one of them is in every folder that a stage writes
 SHARD_IMAGES = 4096
 SPLITS = ("train", "val", "test")
 
@@ -28,16 +29,22 @@ SPLITS = ("train", "val", "test")
 def written_whole(out: Path) -> Iterator[Path]:
     """A path beside `out`, for a file or a folder, that takes its place when the block ends without an exception.
 
-    What a killed run left there is removed first. Raises UserError when `out` may not be written.
+    What a killed run left there is removed first. Raises UserError when `out` may not be written, or is a folder
+    with content that is not an earlier output: that would be lost.
     """
-    temporary = out.with_name(f".{out.name}.tmp")
+    out = out.resolve()
+    temporary, old = (out.with_name(f".{out.name}.{kind}") for kind in ("tmp", "old"))
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in OUR_FILES):
+        raise UserError(f"{out} holds files that are not an earlier output of xraysynth; choose a new or empty folder")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         yield temporary
-        if temporary.is_dir():
-            _remove(out)
+        if out.is_dir():
+            _remove(old)
+            out.rename(old)
         temporary.replace(out)
+        _remove(old)
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise

@@ -127,26 +127,35 @@ def _display_pixels(header: pydicom.Dataset) -> np.ndarray:
         stored = header.pixel_array
     except (NotImplementedError, AttributeError) as error:
         raise Refused("unsupported_encoding", f"no decoder for this transfer syntax: {type(error).__name__}") from None
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if keyword in header and header[keyword].is_empty:
+            del header[keyword]
     values = apply_modality_lut(stored, header)
     padding = header.get("PixelPaddingValue")
     padded = stored == padding if padding is not None else np.zeros_like(stored, dtype=bool)
-    if "VOILUTSequence" in header:
+    window = _window(header)
+    if header.get("VOILUTSequence"):
         bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
         indices = np.rint(values).astype(np.int32)  # a table is looked up by integers; rescaling gives floats
         shown = apply_voi(indices, header).astype(np.float32) / (2**bits - 1)
-    elif header.get("WindowCenter") is not None and header.get("WindowWidth") is not None:
-        shown = apply_window(
-            values,
-            float(_first(header.WindowCenter)),
-            float(_first(header.WindowWidth)),
-            str(header.get("VOILUTFunction") or "LINEAR"),
-        )
+    elif window:
+        shown = apply_window(values, *window, str(header.get("VOILUTFunction") or "LINEAR"))
     else:
         shown = _percentile_range(values, ~padded)
     if header.PhotometricInterpretation == "MONOCHROME1":
         shown = 1 - shown
     shown[padded] = 0.0
+    if not np.isfinite(shown).all():
+        raise Refused("decode_failed", "the display chain gives values that are not numbers")
     return np.clip(shown, 0, 1)
+
+
+def _window(header: pydicom.Dataset) -> tuple[float, float] | None:
+    """Centre and width of the first window; None without one, or with a width that shows nothing."""
+    centre, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
+    if centre is None or width is None or float(width) <= 0:
+        return None
+    return float(centre), float(width)
 
 
 def apply_window(values: np.ndarray, centre: float, width: float, function: str = "LINEAR") -> np.ndarray:

@@ -46,9 +46,10 @@ def analyse(manifest: pd.DataFrame, classes: list[str], params: Imbalance) -> di
     for label, n in train.items():
         by_class[label]["effective_number"] = round((1 - params.beta**n) / (1 - params.beta), 2)
     rare = [label for label, n in train.items() if n < params.rare_below * largest]
+    missing = {label: round(params.fill_to * largest) - train[label] for label in rare}
     return {
         "imbalance_ratio": round(largest / min(train.values()), 3),
         "classes": by_class,
         "rare": rare,
-        "plan": {label: max(0, round(params.fill_to * largest) - train[label]) for label in rare},
+        "plan": {label: n for label, n in missing.items() if n > 0},
     }

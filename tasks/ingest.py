@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -104,10 +105,13 @@ def _list_files(source: Path, labels: Path) -> list[str]:
     """Relative paths of all files below `source`, sorted, without the table of labels."""
     if not source.is_dir():
         raise UserError(f"no folder {source}; put films there or set ingest.source")
-    try:
-        found = [path for path in source.rglob("*") if path.is_file() and path.resolve() != labels.resolve()]
-    except PermissionError:
-        raise UserError(f"no permission to read {source}; change its rights") from None
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"the folder {error.filename} cannot be read ({error.strerror}); change its rights")
+
+    walked = os.walk(source, onerror=refuse)  # pathlib would pass over what it may not read
+    found = [Path(folder) / name for folder, _, names in walked for name in names]
+    found = [path for path in found if path.is_file() and path.resolve() != labels.resolve()]
     if not found:
         raise UserError(f"the folder {source} holds no films; put DICOM, PNG or JPEG files there or set ingest.source")
     return sorted(path.relative_to(source).as_posix() for path in found)
@@ -117,8 +121,11 @@ def _decode_all(source: Path, files: list[str], params: Ingest) -> Iterator[Cand
     """Decode in worker processes; results come in the order of `files`."""
     work = partial(_decode, source, params.size, params.fit)
     workers = min(os.cpu_count() or 1, len(files))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(work, files, chunksize=8)
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield from pool.map(work, files, chunksize=8)
+    except BrokenProcessPool:
+        raise UserError(f"a worker process died while decoding {source}, most likely for lack of memory") from None
 
 
 def _decode(source: Path, size: int, fit: str, path: str) -> Candidate | Quarantined:
@@ -146,7 +153,9 @@ def _match(candidate: Candidate, entry: Entry | None, seen: set[str]) -> tuple[C
         return refused("conflicting_labels", f"the table of labels has {len(entry.labels)} labels for this path")
     if candidate.digest in seen:
         return refused("duplicate", "a file with the same content was taken already")
-    patient = entry.patient or candidate.patient
+    if len(entry.patients) > 1:
+        return refused("conflicting_patients", f"the table of labels has {len(entry.patients)} patients for this path")
+    patient = next(iter(entry.patients), candidate.patient)
     if not patient:
         return refused("no_patient", "neither a PatientID in the file nor a patient_id in the table of labels")
     seen.add(candidate.digest)

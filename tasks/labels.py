@@ -13,10 +13,10 @@ CLASS_NAME = re.compile(r"\w[\w .-]*")  # classes name folders, metrics and colu
 
 @dataclass(frozen=True)
 class Entry:
-    """What the table says of one file: its classes (more than one is a conflict) and the patient, or ""."""
+    """What the table says of one file: its classes and its patients; more than one is a conflict."""
 
     labels: frozenset[str]
-    patient: str
+    patients: frozenset[str]
 
 
 def read_labels(path: Path) -> dict[str, Entry]:
@@ -47,6 +47,6 @@ def read_labels(path: Path) -> dict[str, Entry]:
     patients = table.get("patient_id", pd.Series("", index=table.index))
     table = table.assign(label=table["label"].str.strip(), patient_id=patients.str.strip())
     return {
-        str(name): Entry(frozenset(rows["label"]) - {""}, rows["patient_id"].iloc[0])
+        str(name): Entry(frozenset(rows["label"]) - {""}, frozenset(rows["patient_id"]) - {""})
         for name, rows in table.groupby("path", sort=False)
     }

@@ -34,6 +34,12 @@ def _power_of_two(value: int) -> int:
     return value
 
 
+def _unique(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError("must not name anything twice")
+    return values
+
+
 Side = Annotated[int, AfterValidator(_power_of_two)]
 
 
@@ -89,7 +95,7 @@ class Train(Section):
     loss: Literal["relativistic", "relativistic_average_hinge", "non_saturating"] = "relativistic"
     gamma: Annotated[float, Field(ge=0)] = 10.0
     augment_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: Seed = 0
 
 
@@ -110,8 +116,15 @@ class Quality(Section):
 
 
 class Classify(Section):
-    arms: list[Arm] = ["real", "class_weight", "duplicate", "classic", "msg_gan", "msg_sagan"]
-    seeds: Annotated[list[Seed], Field(min_length=2)] = [0, 1]
+    arms: Annotated[list[Arm], Field(min_length=1), AfterValidator(_unique)] = [
+        "real",
+        "class_weight",
+        "duplicate",
+        "classic",
+        "msg_gan",
+        "msg_sagan",
+    ]
+    seeds: Annotated[list[Seed], Field(min_length=2), AfterValidator(_unique)] = [0, 1]
     steps: Count = 250
     batch: Annotated[int, Field(ge=2)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
@@ -157,6 +170,8 @@ def load(path: Path = PARAMS_FILE) -> Params:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         return Params.model_validate(content)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file in UTF-8") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:

@@ -15,7 +15,6 @@ from tasks import curated, plots
 from tasks.errors import UserError
 from tasks.params import Synthesize
 
-FORMATS = ("shards", "png")
 Drawn = tuple[str, int, np.ndarray]
 
 

@@ -5,6 +5,7 @@ The store is MLFLOW_TRACKING_URI, or the SQLite file `mlflow.db` in the working 
 
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,10 @@ from typing import Any
 
 from filelock import FileLock
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+
+from tasks.errors import UserError
 
 # The first run of a store tells of every table that it makes.
 for _name in ("alembic", "mlflow"):
@@ -27,7 +31,7 @@ PIPELINE_VARIABLE = "XRAYSYNTH_PIPELINE_ID"
 
 
 class Run:
-    """One open MLflow run."""
+    """One open MLflow run. A store that fails on the way costs a warning, not the work that it was to remember."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self._client, self.run_id = client, run_id
@@ -36,14 +40,16 @@ class Run:
         """Log numbers, nested ones with dots between the names, in one request."""
         now = int(time.time() * 1000)
         flat = [(k, float(v)) for k, v in _flatten(values) if isinstance(v, int | float) and not isinstance(v, bool)]
-        self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in flat])
+        with _warned():
+            self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in flat])
 
     def artifact(self, name: str, content: bytes) -> None:
         """Log `content` as the file `name`."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
             path.write_bytes(content)
-            self._client.log_artifact(self.run_id, str(path))
+            with _warned():
+                self._client.log_artifact(self.run_id, str(path))
 
 
 @contextmanager
@@ -53,24 +59,40 @@ def tracked(stage: str, params: Mapping[str, Any], data_digest: str) -> Iterator
     Runs outside a pipeline execution take the digest of their data as pipeline id.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
-    LOCK_FILE.parent.mkdir(exist_ok=True)
-    with FileLock(LOCK_FILE) if uri.startswith("sqlite") else nullcontext():
-        client = MlflowClient(tracking_uri=uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        experiment_id = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
     tags = {
         "stage": stage,
         "data_digest": data_digest,
         "pipeline_id": os.environ.get(PIPELINE_VARIABLE) or f"data-{data_digest[:12]}",
     }
-    run_id = client.create_run(experiment_id, run_name=stage, tags=tags).info.run_id
+    LOCK_FILE.parent.mkdir(exist_ok=True)
+    try:
+        with FileLock(LOCK_FILE) if uri.startswith("sqlite") else nullcontext():
+            client = MlflowClient(tracking_uri=uri)
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            experiment_id = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
+        run_id = client.create_run(experiment_id, run_name=stage, tags=tags).info.run_id
+        client.log_batch(run_id, params=[Param(name, str(value)) for name, value in _flatten(params)])
+    except MlflowException as error:
+        raise UserError(f"MLflow's store cannot be used ({_first_line(error)}); see MLFLOW_TRACKING_URI") from None
     status = "FAILED"
     try:
-        client.log_batch(run_id, params=[Param(name, str(value)) for name, value in _flatten(params)])
         yield Run(client, run_id)
         status = "FINISHED"
     finally:
-        client.set_terminated(run_id, status)
+        with _warned():
+            client.set_terminated(run_id, status)
+
+
+@contextmanager
+def _warned() -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        print(f"warning: MLflow did not take a record: {_first_line(error)}", file=sys.stderr, flush=True)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

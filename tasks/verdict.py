@@ -12,11 +12,11 @@ WORDS = {
 def decide(downstream: dict[str, Any], plan: dict[str, int]) -> dict[str, Any]:
     """The verdict from the comparison of stage `classify`.
 
-    It is about the synthetic arm that is best on validation, against two arms: the best without synthetic images
-    (also by validation), and `duplicate`, which differs from it in nothing but synthetic images for repeated real
-    ones. *helps*: the intervals of both differences lie above 0; *harms*: both lie below; else *no evidence*. So
-    being no match for another remedy is not harm, and beating an untreated classifier is not help. Where no class
-    is rare: *not needed*.
+    It is about the synthetic arm that is best on validation, against every control that is compared: the best arm
+    without synthetic images (also by validation), `duplicate`, which differs in nothing but repeated real images in
+    place of synthetic ones, and `real`. *helps*: the intervals of all differences lie above 0; *harms*: all lie below
+    and `real` is among them; else *no evidence*. So being no match for another remedy is not harm, and beating an
+    untreated classifier is not help. Where no class is rare: *not needed*.
     """
     if not sum(plan.values()):
         return {"verdict": "not needed", "sentence": "No class is rare enough to synthesise images of it."}
@@ -29,7 +29,7 @@ def decide(downstream: dict[str, Any], plan: dict[str, int]) -> dict[str, Any]:
     if all(d["low"] is not None for d in differences.values()):
         if all(d["low"] > 0 for d in differences.values()):
             verdict = "helps"
-        elif all(d["high"] < 0 for d in differences.values()):
+        elif "real" in differences and all(d["high"] < 0 for d in differences.values()):
             verdict = "harms"
     return {
         "verdict": verdict,
@@ -54,7 +54,7 @@ def _numbers(downstream: dict[str, Any], candidate: str, reference: str, differe
     )
     return (
         f"with {candidate} the area under the precision–recall curve of {rare} changes {changes}; "
-        f"{downstream['test']['patients']} test patients, {len(downstream['seeds'])} seeds."
+        f"intervals over {downstream['test']['patients']} test patients, {len(downstream['seeds'])} seeds averaged."
     )
 
 

@@ -35,7 +35,7 @@ def test_an_empty_set_is_a_set(tmp_path: Path) -> None:
 def test_a_failure_inside_leaves_what_was_there(tmp_path: Path) -> None:
     out = tmp_path / "set"
     out.mkdir()
-    (out / "old").touch()
+    (out / "dataset.json").touch()
 
     def fail_half_way() -> None:
         with curated.written_whole(out) as folder:
@@ -45,7 +45,24 @@ def test_a_failure_inside_leaves_what_was_there(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail_half_way()
-    assert [p.name for p in tmp_path.rglob("*")] == ["set", "old"]
+    assert [p.name for p in tmp_path.rglob("*")] == ["set", "dataset.json"]
+
+
+def test_a_folder_of_somebody_else_s_files_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "film.dcm").touch()
+    with pytest.raises(UserError, match="not an earlier output"), curated.written_whole(tmp_path / "films"):
+        pass
+    assert (tmp_path / "films" / "film.dcm").exists()
+
+
+def test_an_earlier_output_is_replaced_whole(tmp_path: Path) -> None:
+    for content in ("first", "second"):
+        with curated.written_whole(tmp_path / "set") as folder:
+            folder.mkdir()
+            (folder / "dataset.json").write_text("{}")
+            (folder / content).touch()
+    assert {p.name for p in tmp_path.rglob("*")} == {"set", "dataset.json", "second"}
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:

@@ -54,6 +54,18 @@ def test_without_a_window_a_few_extreme_pixels_do_not_set_the_range() -> None:
     assert np.median(shown) == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"WindowCenter": 0, "WindowWidth": 0}, {"RescaleSlope": None, "RescaleIntercept": None}, {"VOILUTSequence": []}],
+)
+def test_what_vendors_leave_empty_is_as_if_absent(odd: dict[str, Any]) -> None:
+    film = make_film(ramp())
+    for keyword, value in odd.items():
+        setattr(film, keyword, value)
+    shown = read_film(to_bytes(film)).pixels
+    np.testing.assert_array_equal(shown, read_film(to_bytes(make_film(ramp()))).pixels)
+
+
 def test_padding_is_black_and_outside_the_range() -> None:
     pixels = ramp(64, top=1000)
     pixels[:, :20] = 4000

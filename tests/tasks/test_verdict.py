@@ -63,6 +63,18 @@ def test_no_match_for_another_remedy_is_not_harm() -> None:
     assert decision["verdict"] == "no evidence"
 
 
+@pytest.mark.parametrize(
+    "arms",
+    [
+        {"real": 0.0, "duplicate": 3.0, "msg_gan": 1.5, "msg_sagan": 1.5},  # better than doing nothing
+        {"classic": 3.0, "msg_gan": 1.0, "msg_sagan": 1.0},  # nobody did nothing
+    ],
+)
+def test_harm_needs_a_loss_against_doing_nothing(arms: dict[str, float]) -> None:
+    params = PARAMS.model_copy(update={"arms": list(arms)})
+    assert decide(compare(predictions(arms), CLASSES, ["rare"], params), PLAN)["verdict"] == "no evidence"
+
+
 def test_the_interval_is_widened_for_two_arms_and_the_values_are_those_of_the_arms() -> None:
     arms = {"real": 0.5, "duplicate": 1.0, "msg_gan": 1.5, "msg_sagan": 2.0}
     result = compare(predictions(arms), CLASSES, ["rare"], PARAMS)
