@@ -47,7 +47,8 @@ def _numbers(downstream: dict[str, Any], candidate: str, reference: str, differe
         return f"the test split holds no image of {rare} to measure it on."
     confidence = f"{100 * downstream['comparison']['confidence']:g} %"
     names = {
-        control: f"{control}, the best arm without them" if control == reference else control for control in differences
+        control: f"{control} (on validation the best arm without them)" if control == reference else control
+        for control in differences
     }
     changes = " and ".join(
         f"by {_change(d, confidence)} against {names[control]}" for control, d in differences.items()
