@@ -70,11 +70,12 @@ def _measure(rows: pd.DataFrame, classes: list[str], focus: list[int], params: C
         # The same resamples of patients for every arm and seed: differences are paired.
         weights = patient_weights(test["patient_id"].to_numpy(), params.bootstrap, seed=0)
         scores = test[columns].to_numpy()
-        offsets = class_offsets(val[columns].to_numpy(), _codes(val["label"], classes))
+        val_labels, val_scores = _codes(val["label"], classes), val[columns].to_numpy()
+        offsets = class_offsets(val_scores, val_labels)
         recall = recalls((np.log(np.clip(scores, 1e-9, None)) + offsets).argmax(1), labels, len(classes), weights)
         precision = [average_precision(scores[:, k], labels == k, weights) for k in range(len(classes))]
-        val_labels, one = _codes(val["label"], classes), np.ones((1, len(val)))
-        val_precision = [average_precision(val[columns[k]].to_numpy(), val_labels == k, one) for k in focus]
+        one = np.ones((1, len(val)))
+        val_precision = [average_precision(val_scores[:, k], val_labels == k, one) for k in focus]
         per_seed.append(
             {
                 "auroc": np.mean([auroc(scores[:, k], labels == k, weights) for k in range(len(classes))], axis=0),

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -160,7 +160,7 @@ def _match(candidate: Candidate, entry: Entry | None, seen: set[str]) -> tuple[C
         return refused("no_patient", "neither a PatientID in the file nor a patient_id in the table of labels")
     seen.add(candidate.digest)
     (label,) = entry.labels
-    return Candidate(candidate.path, candidate.digest, candidate.image, patient, candidate.facts), label
+    return replace(candidate, patient=patient), label
 
 
 def resize(pixels: np.ndarray, size: int, fit: str) -> np.ndarray:
