@@ -59,18 +59,21 @@ def simulate(
 @app.command()
 def ingest(
     source: Annotated[
-        Path | None, typer.Argument(help="Folder of DICOM, PNG or JPEG files [default: ingest.source].")
+        Path | None, typer.Argument(help="Folder of DICOM, PNG, JPEG or TIFF files [default: ingest.source].")
     ] = None,
     out: Annotated[Path, typer.Argument(help="Where the curated set goes.")] = CURATED,
-    labels: Annotated[Path | None, typer.Option(help="CSV with path,label [default: SOURCE/labels.csv].")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet [default: SOURCE/labels.csv; SOURCE for a format without one].")
+    ] = None,
     params: ParamsFile = params_module.PARAMS_FILE,
 ) -> None:
     """Curate radiographs: decode, resize, pseudonymise, split by patient; refuse with a reason."""
     from tasks import ingest as stage
+    from tasks.labels import needs_table
 
     section = _params(params).ingest
-    table = labels or (source / "labels.csv" if source else Path(section.labels))
-    counts = stage.run(source or Path(section.source), table, out, section)
+    beside = source and (source / "labels.csv" if needs_table(section.label_format) else source)
+    counts = stage.run(source or Path(section.source), labels or beside or Path(section.labels), out, section)
     reasons = "".join(f"\n  {count} {reason}" for reason, count in counts["reasons"].items())
     print(f"{counts['inputs']} inputs = {counts['curated']} curated + {counts['quarantined']} quarantined{reasons}")
 

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from tasks.errors import UserError
 
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT}
 OUR_FILES = ("dataset.json", "config.json", "counts.csv")  # one of them is in every folder that a stage writes
-SHARD_IMAGES = 4096
+SHARD_BYTES = 1 << 24  # of a shard, on average
 SPLITS = ("train", "val", "test")
 
 
@@ -70,7 +71,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 class ShardWriter:
-    """Collects images (H, W) uint8 and writes them into shards of at most SHARD_IMAGES."""
+    """Collects images (H, W) uint8 and writes them into shards of about SHARD_BYTES.
+
+    A shard ends after an image whose checksum says so, not after a fixed count: images added in the middle change the
+    shard that they fall into and leave the others byte for byte the same, so DVC stores and sends only that one.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,7 +88,9 @@ class ShardWriter:
         place = self._name(), len(self._pending)
         self._pending.append(image)
         self.digest.update(image.tobytes())
-        if len(self._pending) == SHARD_IMAGES:
+        mean = max(1, SHARD_BYTES // image.nbytes)
+        ends = zlib.crc32(image.tobytes()) % mean == 0 and len(self._pending) >= mean // 4
+        if ends or len(self._pending) >= 4 * mean:
             self.close()
         return place
 

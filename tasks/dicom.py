@@ -1,161 +1,222 @@
-"""One film in, display pixels out: DICOM, PNG or JPEG to grey levels in [0, 1] and the facts that are safe to keep.
+"""A DICOM file to display pixels: header checks, display chain, and the facts that are safe to keep.
 
-The display chain is that of DICOM PS3.3: modality LUT or rescale (C.11.1), VOI LUT or window (C.11.2),
-then the photometric interpretation (C.7.6.3.1.2). Nothing else of a header leaves this module.
+The display chain is that of PS3.3: modality LUT or rescale (C.11.1), VOI LUT or window (C.11.2), then the
+photometric interpretation (C.7.6.3.1.2). Nothing else of a header leaves this module.
 """
 
 import io
 import logging
 import warnings
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pydicom
-from PIL import Image, UnidentifiedImageError
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-MAX_PIXELS = 100_000_000  # a film of 10,000 x 10,000; refused before decoding
+from tasks.codecs import stored_values
+from tasks.greyscale import all_values, look_up, percentile_range, stretch
+from tasks.reading import Film, Reading, Refused
+
 RADIOGRAPHS = {"CR", "DX", "DR", "RG", "XR"}  # values of Modality (0008,0060)
-VIEWS = {"PA", "AP", "LL", "RL", "LATERAL", "LPO", "RPO", "LAO", "RAO"}  # of ViewPosition (0018,5101)
-PERCENTILES = (0.5, 99.5)  # of the display range where a file names no window
-
+VIEWS = {"PA", "AP", "LL", "RL", "LATERAL", "LLD", "RLD", "LPO", "RPO", "LAO", "RAO"}  # of ViewPosition (0018,5101)
+LATERAL_VIEWS = {"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
+LATERAL_CODES = {"399067008", "399173006", "399198007", "R-10236", "R-10238"}  # of ViewCodeSequence, CID 4010
+# Defined terms of BodyPartExamined (PS3.16 Annex L) that are not the chest. Other values, in whatever language, pass.
+OTHER_PARTS = {
+    *("ABDOMEN", "ANKLE", "ARM", "BREAST", "CALCANEUS", "CALF", "CERVICALSPINE", "CLAVICLE", "COCCYX", "CSPINE"),
+    *("ELBOW", "EXTREMITY", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW", "KNEE"),
+    *("LEG", "LSPINE", "LUMBARSPINE", "MAXILLA", "NECK", "PATELLA", "PELVIS", "SACRUM", "SCAPULA", "SHOULDER"),
+    *("SINUS", "SKULL", "SPINE", "THIGH", "TIBIA", "TIBIAFIBULA", "TOE", "TSPINE", "THORACICSPINE", "ULNA", "WRIST"),
+}
+ANIMALS = ("CANINE", "FELINE", "EQUINE", "BOVINE", "VETERINAR")
+ASPECTS = (0.25, 4.0)  # of a pixel's height to its width; outside the spacing is an error of the header
 
 # pydicom quotes the offending value when it warns, which can be a name: neither its log nor its checks are wanted.
-logging.getLogger("pydicom").disabled = True
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 
-class Refused(Exception):
-    """A file that is not taken: a reason code and a sentence, for one row of the quarantine."""
-
-    def __init__(self, reason: str, sentence: str) -> None:
-        super().__init__(reason, sentence)
-        self.reason, self.sentence = reason, sentence
-
-
-@dataclass(frozen=True)
-class Film:
-    """Display pixels (H, W) float32 in [0, 1], 1 = white; `facts` come from an allow-list and may be kept.
-
-    `patient` is an identifier: it goes through the keyed pseudonym and no further.
-    """
-
-    pixels: np.ndarray
-    patient: str
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-def read_film(content: bytes) -> Film:
-    """Decode one file. Raises Refused with the reason."""
-    if content.startswith((b"\x89PNG", b"\xff\xd8\xff")):
-        return _read_picture(content)
+def read_dicom(content: bytes, reading: Reading) -> Film:
+    """Decode one DICOM file. Raises Refused with the reason."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _read_dicom(content)
+        header = _parse(content)
+        try:
+            _check_header(header, content, reading)
+        except Refused:
+            raise
+        except Exception as error:  # header values can be damaged in as many ways as there are values
+            raise Refused("unreadable", f"the DICOM header cannot be used: {type(error).__name__}") from None
+        try:
+            return _film(header, reading)
+        except Refused:
+            raise
+        except MemoryError:
+            raise Refused("too_large", "decoding needs more memory than a worker may use") from None
+        except NotImplementedError as error:
+            raise Refused(
+                "unsupported_encoding", f"no decoder for this transfer syntax: {type(error).__name__}"
+            ) from None
+        except Exception as error:  # the same for decoders
+            raise Refused("decode_failed", f"the pixels cannot be decoded: {type(error).__name__}") from None
 
 
-def _read_picture(content: bytes) -> Film:
+def _parse(content: bytes) -> pydicom.Dataset:
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            _check_size(image.height, image.width)
-            grey = image if image.mode.startswith("I") else image.convert("L")
-            stored = np.asarray(grey)
-            kind = image.format or ""
+        whole = content[128:132] == b"DICM"
+        header = pydicom.dcmread(io.BytesIO(content)) if whole else _parse_bare(content)
+        if "TransferSyntaxUID" not in header.file_meta:
+            implicit, little = header.original_encoding
+            header.file_meta.TransferSyntaxUID = (
+                ExplicitVRBigEndian if not little else ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+            )
+        return header
     except Refused:
         raise
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
-        raise Refused("decode_failed", f"the picture cannot be decoded: {type(error).__name__}") from None
-    # Pictures of 8 bits are as somebody windowed them; deeper ones carry no window and get a robust range.
-    pixels = stored.astype(np.float32) / 255 if stored.dtype == np.uint8 else _percentile_range(stored)
-    return Film(
-        pixels,
-        "",
-        {
-            "source_format": kind,
-            "rows": stored.shape[0],
-            "columns": stored.shape[1],
-            "bits": 8 * stored.itemsize,
-        },
-    )
-
-
-def _read_dicom(content: bytes) -> Film:
-    try:
-        header = pydicom.dcmread(io.BytesIO(content))
     except InvalidDicomError:
-        raise Refused("not_dicom", "neither DICOM, PNG nor JPEG") from None
+        raise Refused("not_dicom", "neither DICOM, PNG, JPEG nor TIFF") from None
+    except MemoryError:
+        raise Refused("too_large", "reading needs more memory than a worker may use") from None
     except Exception as error:  # a parser's errors are as many as the ways to damage a file
         raise Refused("unreadable", f"the DICOM header cannot be read: {type(error).__name__}") from None
-    try:
-        _check_header(header)
-        return Film(_display_pixels(header), str(header.get("PatientID") or ""), _facts(header))
-    except Refused:
-        raise
-    except Exception as error:  # the same for decoders and for damaged header values
-        raise Refused("decode_failed", f"the pixels cannot be decoded: {type(error).__name__}") from None
 
 
-def _check_header(header: pydicom.Dataset) -> None:
+def _parse_bare(content: bytes) -> pydicom.FileDataset:
+    """A data set without the preamble of a file, as old systems and network dumps write it."""
+    if content[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):  # the groups that can come first
+        raise InvalidDicomError
+    header = pydicom.dcmread(io.BytesIO(content), force=True)
+    if "SOPClassUID" not in header and "Modality" not in header:
+        raise InvalidDicomError
+    return header
+
+
+def _check_header(header: pydicom.Dataset, content: bytes, reading: Reading) -> None:
     """Refuse by the header alone, before any decoding."""
-    modality = str(header.get("Modality", ""))
-    if modality not in RADIOGRAPHS:
+    if _text(header, "Modality") not in RADIOGRAPHS:
         raise Refused("not_a_radiograph", f"Modality is not one of {', '.join(sorted(RADIOGRAPHS))}")
     if "PixelData" not in header:
+        if b"\xe0\x7f\x10\x00" in content or b"\x7f\xe0\x00\x10" in content:
+            raise Refused("truncated", "the file ends inside its pixel data")
         raise Refused("no_pixel_data", "the object has no PixelData")
-    if str(header.get("BurnedInAnnotation", "NO")).strip().upper() == "YES":
+    if _text(header, "BurnedInAnnotation") == "YES":
         raise Refused("burned_in_annotation", "BurnedInAnnotation is YES: the pixels may name the patient")
     if int(header.get("NumberOfFrames") or 1) > 1:
         raise Refused("multi_frame", "more than one frame")
     if (
-        header.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2")
-        or header.get("SamplesPerPixel", 1) != 1
+        _text(header, "PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2")
+        or (header.get("SamplesPerPixel") or 1) != 1
     ):
         raise Refused("not_monochrome", "not a greyscale image")
-    _check_size(int(header.Rows), int(header.Columns))
+    if "Rows" not in header or "Columns" not in header:
+        raise Refused("unreadable", "the header does not say Rows and Columns")
+    reading.check_size(int(header.Rows), int(header.Columns))
+    if header.BitsAllocated not in (8, 16) or not 1 <= header.BitsStored <= header.BitsAllocated:
+        raise Refused("unsupported_encoding", "pixels are neither 8 nor 16 bits wide")
+    if reading.lateral == "refuse" and _is_lateral(header):
+        raise Refused("lateral_view", "a lateral view (ingest.lateral: take keeps these)")
+    if reading.body_part == "chest" and _text(header, "BodyPartExamined").replace(" ", "") in OTHER_PARTS:
+        raise Refused("not_a_chest", "BodyPartExamined is another part (ingest.body_part: any keeps these)")
+    if any(word in _text(header, keyword) for word in ANIMALS for keyword in _SPECIES_TEXTS) or (
+        _text(header, "PatientSpeciesDescription") not in ("", "HUMAN", "HOMO SAPIENS")
+    ):
+        raise Refused("not_human", "the header speaks of an animal")
 
 
-def _check_size(rows: int, columns: int) -> None:
-    if not 0 < rows * columns <= MAX_PIXELS:
-        raise Refused("too_large", f"{rows} x {columns} pixels; the limit is {MAX_PIXELS:,}")
+_SPECIES_TEXTS = ("InstitutionName", "AcquisitionDeviceProcessingDescription", "ProtocolName", "StudyDescription")
 
 
-def _display_pixels(header: pydicom.Dataset) -> np.ndarray:
-    """(H, W) float32 in [0, 1] as a viewer would show it, by the first window or LUT of the file."""
-    try:
-        stored = header.pixel_array
-    except (NotImplementedError, AttributeError) as error:
-        raise Refused("unsupported_encoding", f"no decoder for this transfer syntax: {type(error).__name__}") from None
+def _is_lateral(header: pydicom.Dataset) -> bool:
+    codes = {str(item.get("CodeValue")) for item in header.get("ViewCodeSequence") or ()}
+    return _text(header, "ViewPosition").replace(" ", "") in LATERAL_VIEWS or bool(codes & LATERAL_CODES)
+
+
+def _film(header: pydicom.Dataset, reading: Reading) -> Film:
+    aspect = _aspect(header)
+    rows, columns = int(header.Rows), int(header.Columns)
+    stored = stored_values(header, reading.largest_step(rows, columns, aspect))
+    table, display = _display_table(header, stored.values, reading.window)
+    return Film(
+        look_up(stored.values, table),
+        (rows, columns),
+        stored.step,
+        stored.first,
+        aspect,
+        patient=str(header.get("PatientID") or "").strip(),
+        instance=str(header.get("SOPInstanceUID") or ""),
+        label=_joined(header.get(reading.label_tag)) if reading.label_tag else "",
+        facts={**_facts(header), "display": display},
+    )
+
+
+def _display_table(header: pydicom.Dataset, pixels: np.ndarray, window: str) -> tuple[np.ndarray, str]:
+    """What a viewer shows for every pattern of `pixels`, float32 in [0, 1], and how it was found.
+
+    The window or VOI LUT named `window`; else the first LUT; else the first window; else the percentiles of the film.
+    """
+    stored = all_values(pixels, int(header.BitsStored), header.PixelRepresentation == 1)
     for keyword in ("RescaleSlope", "RescaleIntercept"):
         if keyword in header and header[keyword].is_empty:
             del header[keyword]
     values = apply_modality_lut(stored, header)
-    padding = header.get("PixelPaddingValue")
-    padded = stored == padding if padding is not None else np.zeros_like(stored, dtype=bool)
-    window = _window(header)
-    if header.get("VOILUTSequence"):
-        bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
+    padded = _padding(header, stored)
+    named, luts = _named(header, window), header.get("VOILUTSequence")
+    if luts and not (named and named[0] == "window"):
+        index = named[1] if named else 0
+        bits = int(luts[index].LUTDescriptor[2])
         indices = np.rint(values).astype(np.int32)  # a table is looked up by integers; rescaling gives floats
-        shown = apply_voi(indices, header).astype(np.float32) / (2**bits - 1)
-    elif window:
-        shown = apply_window(values, *window, str(header.get("VOILUTFunction") or "LINEAR"))
+        shown, display = apply_voi(indices, header, index=index).astype(np.float32) / (2**bits - 1), "VOI LUT"
+    elif found := _window(header, named[1] if named else 0):
+        shown, display = apply_window(values, *found, _text(header, "VOILUTFunction") or "LINEAR"), "window"
     else:
-        shown = _percentile_range(values, ~padded)
-    if header.PhotometricInterpretation == "MONOCHROME1":
+        shown, display = stretch(values, *percentile_range(pixels, values, ~padded)), "percentiles"
+    # PresentationLUTShape INVERSE says the same of a MONOCHROME1 film (PS3.3 C.8.11.1): one inversion, not two.
+    if (
+        _text(header, "PhotometricInterpretation") == "MONOCHROME1"
+        or _text(header, "PresentationLUTShape") == "INVERSE"
+    ):
         shown = 1 - shown
     shown[padded] = 0.0
     if not np.isfinite(shown).all():
         raise Refused("decode_failed", "the display chain gives values that are not numbers")
-    return np.clip(shown, 0, 1)
+    return np.clip(shown, 0, 1).astype(np.float32), f"named {display}" if named else display
 
 
-def _window(header: pydicom.Dataset) -> tuple[float, float] | None:
-    """Centre and width of the first window; None without one, or with a width that shows nothing."""
-    centre, width = _first(header.get("WindowCenter")), _first(header.get("WindowWidth"))
-    if centre is None or width is None or float(width) <= 0:
+def _padding(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:
+    """Which stored values are padding (PS3.3 C.7.5.1.1.2): PixelPaddingValue, to PixelPaddingRangeLimit if given."""
+    value = header.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(len(stored), dtype=bool)
+    limit = header.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(value), int(value if limit is None else limit)))
+    return (low <= stored) & (stored <= high)
+
+
+def _named(header: pydicom.Dataset, name: str) -> tuple[str, int] | None:
+    """Where the file has a VOI window or LUT called `name`: ("window" or "lut", its index)."""
+    if not name:
         return None
-    return float(centre), float(width)
+    windows = header.get("WindowCenterWidthExplanation") or ()
+    explained = {
+        "window": [windows] if isinstance(windows, str) else list(windows),
+        "lut": [item.get("LUTExplanation") for item in header.get("VOILUTSequence") or ()],
+    }
+    for kind, names in explained.items():
+        for index, found in enumerate(names):
+            if str(found or "").strip().casefold() == name.strip().casefold():
+                return kind, index
+    return None
+
+
+def _window(header: pydicom.Dataset, index: int) -> tuple[float, float] | None:
+    """Centre and width of a window; None without one, or with a width that shows nothing."""
+    centres, widths = (_all(header.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
+    if index >= min(len(centres), len(widths)) or float(widths[index]) <= 0:
+        return None
+    return float(centres[index]), float(widths[index])
 
 
 def apply_window(values: np.ndarray, centre: float, width: float, function: str = "LINEAR") -> np.ndarray:
@@ -170,33 +231,49 @@ def apply_window(values: np.ndarray, centre: float, width: float, function: str 
     return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
-def _percentile_range(values: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
-    sample = values if valid is None or not valid.any() else values[valid]
-    low, high = map(float, np.percentile(sample, PERCENTILES))  # NumPy's own scalars would widen the pixels
-    return np.clip((values.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+def _aspect(header: pydicom.Dataset) -> float:
+    """Height of a pixel over its width (PS3.3 10.7.1.1: spacing of rows first); 1 where the header gives no sense."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
+        found = _all(header.get(keyword))
+        try:
+            height, width = (float(value) for value in found)
+        except (TypeError, ValueError):
+            continue
+        if height > 0 and width > 0:
+            return height / width if ASPECTS[0] <= height / width <= ASPECTS[1] else 1.0
+    return 1.0
 
 
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, pydicom.multival.MultiValue) else value
+def _all(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, MultiValue) else [value]
+
+
+def _joined(value: Any) -> str:
+    return "\\".join(str(part).strip() for part in _all(value))
+
+
+def _text(header: pydicom.Dataset, keyword: str) -> str:
+    return str(header.get(keyword) or "").strip().upper()
 
 
 def _facts(header: pydicom.Dataset) -> dict[str, Any]:
     """The allow-list. Coded values only, checked against their defined terms: free text could carry a name."""
 
     def coded(keyword: str, terms: set[str]) -> str:
-        value = str(header.get(keyword) or "").strip().upper()
+        value = _text(header, keyword)
         return value if value in terms else ""
 
     age = str(header.get("PatientAge") or "")
-    years = int(age[:3]) if len(age) == 4 and age[:3].isdigit() and age[3] == "Y" else None
+    years = int(age[:3]) if len(age) == 4 and age[:3].isascii() and age[:3].isdigit() and age[3] == "Y" else None
+    syntax = header.file_meta.TransferSyntaxUID
     return {
         "source_format": "DICOM",
         "modality": coded("Modality", RADIOGRAPHS),
         "view": coded("ViewPosition", VIEWS),
         "sex": coded("PatientSex", {"M", "F", "O"}),
         "age_decade": "" if years is None else min(years // 10 * 10, 90),
-        "photometric": header.PhotometricInterpretation,
-        "transfer_syntax": header.file_meta.TransferSyntaxUID.name,
+        "photometric": coded("PhotometricInterpretation", {"MONOCHROME1", "MONOCHROME2"}),
+        "transfer_syntax": syntax.name if not syntax.is_private and syntax.is_transfer_syntax else "",
         "rows": int(header.Rows),
         "columns": int(header.Columns),
         "bits": int(header.BitsStored),

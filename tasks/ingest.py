@@ -1,44 +1,39 @@
-"""Stage `ingest`: a folder of radiographs and a table of labels to a curated, pseudonymous, split image set.
+"""Stage `ingest`: a folder of radiographs and their labels to a curated, pseudonymous, split image set.
 
-Every input file ends as one row of the manifest or as one row of the quarantine.
+Every input ends as one row of the manifest or as one row of the quarantine. First the films that are not known yet
+are decoded, in worker processes, into the store of `tasks.decoded`; then labels, duplicates and patients are settled,
+in the order of the paths, and the images go from the store into shards.
 """
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+import stat
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from multiprocessing import get_context
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 
-from tasks import curated, pseudonyms
-from tasks.dicom import Refused, read_film
+from tasks import codecs, curated, decoded, dicom, film, greyscale, pseudonyms, reading, square, workers
 from tasks.errors import UserError
-from tasks.labels import Entry, read_labels
+from tasks.film import read_film
+from tasks.labels import Labels, decide, read_labels
 from tasks.params import Ingest
 from tasks.progress import track
+from tasks.reading import Reading, Refused
 from tasks.split import split_patients
+from tasks.square import to_square
 
 QUARANTINE_COLUMNS = ["path", "reason", "sentence", "digest"]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A decoded file: `path` relative to the source, SHA-256 `digest`, `image` (size, size) uint8."""
-
-    path: str
-    digest: str
-    image: np.ndarray
-    patient: str
-    facts: dict[str, Any] = field(default_factory=dict)
+HEADER_BYTES = 1 << 24  # what a file may hold beside four bytes a pixel
+DECODERS = ("pydicom", "imagecodecs", "pillow", "opencv-python-headless", "pylibjpeg-rle")
+Pseudonym = Callable[[str, str], str]
 
 
 @dataclass(frozen=True)
@@ -48,137 +43,304 @@ class Quarantined:
     path: str
     reason: str
     sentence: str
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A file that was read: SHA-256 `digest`, `state` of its status, and `image` (size, size) uint8 or the refusal."""
+
+    path: str
+    state: str
     digest: str
+    image: np.ndarray | None = None
+    refusal: tuple[str, str] = ("", "")
+    patient: str = ""
+    instance: str = ""
+    label: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A film that becomes a row of the manifest; `patient` is a pseudonym."""
+
+    digest: str
+    label: str
+    patient: str
+    facts: dict[str, Any]
 
 
 def run(source: Path, labels: Path, out: Path, params: Ingest) -> dict[str, Any]:
-    """Curate all files of `source` into `out`; returns counts: inputs, curated, quarantined, reasons.
+    """Curate all files of `source` into `out`; returns counts: inputs, unchanged, curated, quarantined, reasons.
 
-    Raises UserError for a source, labels or a split that cannot be used; `out` is then left as it was.
+    Raises UserError for a source, labels or a split that cannot be used, and when more than `max_quarantined` of the
+    input is refused; `out` is then left as it was. Refusals are written in either case, then beside `out`.
     """
-    files = _list_files(source, labels)
-    entries = read_labels(labels)
+    files, quarantine = _list_files(source, labels)
+    inputs = len(files) + len(quarantine)
     key = pseudonyms.load_key()
-    with curated.written_whole(out) as folder:
-        folder.mkdir()
-        writer = curated.ShardWriter(folder)
-        rows: list[dict[str, Any]] = []
-        quarantine: list[Quarantined] = []
-        seen: set[str] = set()
-        for result in track(_decode_all(source, files, params), len(files), "ingest"):
-            matched = _match(result, entries.get(result.path), seen) if isinstance(result, Candidate) else result
-            if isinstance(matched, Quarantined):
-                quarantine.append(matched)
-                continue
-            candidate, label = matched
-            shard, row = writer.add(candidate.image)
-            place = {"split": "", "shard": shard, "row": row}
-            rows.append(
-                {
-                    "image_id": candidate.digest,
-                    "patient_id": candidate.patient,
-                    "label": label,
-                    **place,
-                    **candidate.facts,
-                }
-            )
-        reasons = dict(Counter(item.reason for item in quarantine).most_common())
-        if not rows:
-            found = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-            raise UserError(f"none of the {len(files)} files in {source} can be taken ({found}); see docs/ingest.md")
-        manifest = pd.DataFrame(rows)
-        manifest["split"] = split_patients(manifest, params.split, params.seed)
-        for column in ("image_id", "patient_id"):
-            manifest[column] = [pseudonyms.pseudonym(key, column, value) for value in manifest[column]]
+    pseudonym = partial(pseudonyms.pseudonym, key)
+    table = read_labels(labels, params.label_format, files, pseudonym)
+    print(table.sentence, flush=True)
+    how = Reading(
+        size=params.size,
+        fit=params.fit,
+        max_pixels=int(params.max_megapixels * 1e6),
+        window=params.window,
+        lateral=params.lateral,
+        body_part=params.body_part,
+        label_tag=params.label_tag,
+    )
+    with decoded.opened(_settings(how, params.clahe_clip, pseudonym)) as store:
+        digests, unchanged = _decode_new(source.resolve(), files, store, how, params, pseudonym, quarantine)
+        taken, refused = _settle(digests, store, table, params)
+        quarantine = sorted(quarantine + refused, key=lambda row: row.path)
         counts = {
-            "inputs": len(files),
-            "curated": len(rows),
+            "inputs": inputs,
+            "curated": len(taken),
             "quarantined": len(quarantine),
-            "reasons": reasons,
+            "reasons": dict(Counter(row.reason for row in quarantine).most_common()),
         }
-        pd.DataFrame(quarantine, columns=QUARANTINE_COLUMNS).to_csv(folder / "quarantine.csv", index=False)
-        curated.save_index(folder, manifest, sorted(manifest["label"].unique()), params.size, writer, **counts)
-    return counts
+        refusals = pd.DataFrame(quarantine, columns=QUARANTINE_COLUMNS)
+        beside = out.with_name(f"{out.name}.quarantine.csv")
+        _check_quarantined(counts, source, refusals, beside, params.max_quarantined)
+        with curated.written_whole(out) as folder:
+            folder.mkdir()
+            _write_csv(refusals, folder / "quarantine.csv")
+            _write(folder, taken, store, params, pseudonym, counts)
+        beside.unlink(missing_ok=True)
+        store.tidy(list(digests.values()))
+    return {**counts, "unchanged": unchanged}
 
 
-def _list_files(source: Path, labels: Path) -> list[str]:
-    """Relative paths of all files below `source`, sorted, without the table of labels."""
+def _list_files(source: Path, labels: Path) -> tuple[list[str], list[Quarantined]]:
+    """Relative paths of all files below `source`, sorted, without the table of labels; and what cannot be one."""
     if not source.is_dir():
         raise UserError(f"no folder {source}; put films there or set ingest.source")
 
     def refuse(error: OSError) -> None:
         raise UserError(f"the folder {error.filename} cannot be read ({error.strerror}); change its rights")
 
-    walked = os.walk(source, onerror=refuse)  # pathlib would pass over what it may not read
-    found = [Path(folder) / name for folder, _, names in walked for name in names]
-    found = [path for path in found if path.is_file() and path.resolve() != labels.resolve()]
-    if not found:
-        raise UserError(f"the folder {source} holds no films; put DICOM, PNG or JPEG files there or set ingest.source")
-    return sorted(path.relative_to(source).as_posix() for path in found)
+    root, table = source.resolve(), labels.resolve()
+    files: list[str] = []
+    refused: list[Quarantined] = []
+    for folder, subfolders, names in os.walk(root, onerror=refuse):  # pathlib would pass over what it may not read
+        for path in [Path(folder, name) for name in [*names, *subfolders]]:
+            if path.name in subfolders and not path.is_symlink():
+                continue  # walked through in its turn
+            relative = path.relative_to(root).as_posix()
+            target = path.resolve() if path.is_symlink() else path
+            if target == table:
+                continue
+            if not target.is_relative_to(root):
+                refused.append(Quarantined(relative, "outside_source", "a symbolic link that leads out of the source"))
+            elif target.is_file():
+                files.append(relative)
+            elif not target.is_dir():
+                refused.append(Quarantined(relative, "unreadable", "neither a file nor a folder"))
+    if not files:
+        raise UserError(
+            f"the folder {source} holds no films; put DICOM, PNG, JPEG or TIFF files there or set ingest.source"
+        )
+    return sorted(files), refused
 
 
-def _decode_all(source: Path, files: list[str], params: Ingest) -> Iterator[Candidate | Quarantined]:
-    """Decode in worker processes; results come in the order of `files`."""
-    work = partial(_decode, source, params.size, params.fit)
-    workers = min(os.cpu_count() or 1, len(files))
+def _settings(how: Reading, clahe_clip: float, pseudonym: Pseudonym) -> str:
+    """Of everything that a decoded film depends on but its file: another value makes the store's films stale."""
+    digest = hashlib.sha256(repr((asdict(how), clahe_clip, [version(name) for name in DECODERS])).encode())
+    for module in (codecs, dicom, film, greyscale, reading, square):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return pseudonym("settings", digest.hexdigest())
+
+
+def _decode_new(
+    source: Path,
+    files: list[str],
+    store: decoded.DecodedFiles,
+    how: Reading,
+    params: Ingest,
+    pseudonym: Pseudonym,
+    quarantine: list[Quarantined],
+) -> tuple[dict[str, str], int]:
+    """Decode what the store does not know; returns the digest of every readable file and how many were known.
+
+    Files without a digest, because they cannot be read or ended their worker, are added to `quarantine`.
+    """
+    digests: dict[str, str] = {}
+    new: list[str] = []
+    names = {path: pseudonym("path", f"{source}/{path}") for path in files}
+    for path in files:
+        found = _known(source / path, names[path], store)
+        if found:
+            digests[path] = found
+        else:
+            new.append(path)
+    unchanged = len(digests)
+    if unchanged:
+        print(f"ingest: {unchanged} of {len(files)} files were decoded before and have not changed", flush=True)
+    seen: Counter[str] = Counter()
+    work = partial(decode_file, source, how, params.clahe_clip)
+    results = workers.each(work, new, partial(_crashed, source), params.executor, params.workers)
+    for result in track(results, len(new), "ingest", " films", lambda: f"{seen['refused']} refused"):
+        if isinstance(result, Quarantined):
+            seen["refused"] += 1
+            quarantine.append(result)
+            continue
+        reason, sentence = result.refusal
+        seen["refused"] += bool(reason)
+        record = {
+            "reason": reason,
+            "sentence": sentence,
+            "patient": result.patient and pseudonym("patient_id", result.patient),
+            "instance": result.instance and pseudonym("instance_id", result.instance),
+            "label": result.label,
+            "facts": result.facts,
+        }
+        store.put(names[result.path], result.state, result.digest, record, result.image)
+        digests[result.path] = result.digest
+    store.commit()
+    return {path: digests[path] for path in files if path in digests}, unchanged
+
+
+def _known(path: Path, name: str, store: decoded.DecodedFiles) -> str | None:
     try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(work, files, chunksize=8)
-    except BrokenProcessPool:
-        raise UserError(f"a worker process died while decoding {source}, most likely for lack of memory") from None
+        return store.digest(name, decoded.state(path.stat()))
+    except OSError:
+        return None  # the worker says why
 
 
-def _decode(source: Path, size: int, fit: str, path: str) -> Candidate | Quarantined:
+def decode_file(source: Path, how: Reading, clahe_clip: float, path: str) -> Decoded | Quarantined:
+    """Read one file: parsed once, decoded once, no larger than needed. `path` is relative to `source`."""
     try:
-        content = (source / path).read_bytes()
+        with (source / path).open("rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return Quarantined(path, "unreadable", "neither a file nor a folder")
+            state = decoded.state(status)
+            if status.st_size > 4 * how.max_pixels + HEADER_BYTES:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                return Decoded(path, state, digest, refusal=("too_large", f"{status.st_size:,} bytes"))
+            content = file.read()
     except OSError as error:
-        return Quarantined(path, "unreadable", f"the file cannot be read: {error.strerror}", "")
+        return Quarantined(path, "unreadable", f"the file cannot be read: {error.strerror}")
     digest = hashlib.sha256(content).hexdigest()
     try:
-        film = read_film(content)
+        found = read_film(content, how)
     except Refused as refused:
-        return Quarantined(path, refused.reason, refused.sentence, digest)
-    return Candidate(path, digest, resize(film.pixels, size, fit), film.patient, film.facts)
+        return Decoded(path, state, digest, refusal=(refused.reason, refused.sentence))
+    image = to_square(found, how.size or max(found.shape), how.fit, clahe_clip)
+    return Decoded(path, state, digest, image, ("", ""), found.patient, found.instance, found.label, found.facts)
 
 
-def _match(candidate: Candidate, entry: Entry | None, seen: set[str]) -> tuple[Candidate, str] | Quarantined:
-    """Join a decoded file with its label; `seen` holds the digests that were taken before."""
-
-    def refused(reason: str, sentence: str) -> Quarantined:
-        return Quarantined(candidate.path, reason, sentence, candidate.digest)
-
-    if entry is None or not entry.labels:
-        return refused("no_label", "the table of labels has no label for this path")
-    if len(entry.labels) > 1:
-        return refused("conflicting_labels", f"the table of labels has {len(entry.labels)} labels for this path")
-    if candidate.digest in seen:
-        return refused("duplicate", "a file with the same content was taken already")
-    if len(entry.patients) > 1:
-        return refused("conflicting_patients", f"the table of labels has {len(entry.patients)} patients for this path")
-    patient = next(iter(entry.patients), candidate.patient)
-    if not patient:
-        return refused("no_patient", "neither a PatientID in the file nor a patient_id in the table of labels")
-    seen.add(candidate.digest)
-    (label,) = entry.labels
-    return replace(candidate, patient=patient), label
+def _crashed(source: Path, path: str) -> Quarantined:
+    sentence = "its decoder crashed, or took too long or too much memory"
+    try:
+        with (source / path).open("rb") as file:
+            return Quarantined(path, "decoder_crashed", sentence, hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError:
+        return Quarantined(path, "decoder_crashed", sentence)
 
 
-def resize(pixels: np.ndarray, size: int, fit: str) -> np.ndarray:
-    """(H, W) float32 in [0, 1] to (size, size) uint8 by area averaging.
+def _settle(
+    digests: dict[str, str], store: decoded.DecodedFiles, table: Labels, params: Ingest
+) -> tuple[list[Taken], list[Quarantined]]:
+    """Join films with labels and patients; of films that show the same picture the first is taken.
 
-    `fit`: pad (whole film, black margins), crop (central square) or stretch (aspect ratio given up).
+    The same picture under two labels or of two patients is a conflict, and none of its files is taken.
     """
-    height, width = pixels.shape
-    if fit == "crop":
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        pixels = pixels[top : top + side, left : left + side]
-    scale = size / max(pixels.shape)
-    target = (size, size) if fit == "stretch" else tuple(max(1, round(n * scale)) for n in pixels.shape)
-    # INTER_AREA averages when shrinking but repeats pixels when enlarging.
-    method = cv2.INTER_AREA if target[0] <= pixels.shape[0] and target[1] <= pixels.shape[1] else cv2.INTER_LINEAR
-    small = cv2.resize(pixels, (target[1], target[0]), interpolation=method)
-    canvas = np.zeros((size, size), dtype=np.uint8)
-    top, left = (size - target[0]) // 2, (size - target[1]) // 2
-    canvas[top : top + target[0], left : left + target[1]] = np.rint(np.clip(small, 0, 1) * 255)
-    return canvas
+    refused: list[Quarantined] = []
+    claims: dict[str, set[tuple[str, str]]] = defaultdict(set)  # by picture: (label, patient)
+    films: list[tuple[str, str, Taken]] = []
+    for path, digest in digests.items():
+        record = store.record(digest)
+        answer = _label_and_patient(path, record, table, params)
+        if isinstance(answer, Quarantined):
+            refused.append(Quarantined(path, answer.reason, answer.sentence, digest))
+            continue
+        claims[record["picture"]].add(answer)
+        facts = {
+            name: sys.intern(value) if isinstance(value, str) else value for name, value in record["facts"].items()
+        }
+        films.append((path, record["picture"], Taken(digest, *answer, facts)))
+    taken: dict[str, Taken] = {}
+    for path, picture, row in films:
+        named = {label for label, _ in claims[picture]}, {patient for _, patient in claims[picture]}
+        if len(named[0]) > 1:
+            sentence = f"the same picture comes with {len(named[0])} labels"
+            refused.append(Quarantined(path, "conflicting_labels", sentence, row.digest))
+        elif len(named[1]) > 1:
+            sentence = f"the same picture comes as that of {len(named[1])} patients"
+            refused.append(Quarantined(path, "conflicting_patients", sentence, row.digest))
+        elif picture in taken:
+            refused.append(Quarantined(path, "duplicate", "a film with the same picture was taken already", row.digest))
+        else:
+            taken[picture] = row
+    return list(taken.values()), refused
+
+
+def _label_and_patient(path: str, film: dict[str, Any], table: Labels, params: Ingest) -> tuple[str, str] | Quarantined:
+    if film["reason"]:
+        return Quarantined(path, film["reason"], film["sentence"])
+    entry = table.find(path, film["instance"], film["patient"], film["label"])
+    label = decide(entry, params.classes, params.multi_label)
+    if not isinstance(label, str):
+        return Quarantined(path, *label)
+    patients = entry.patients if entry else frozenset()
+    if len(patients) > 1:
+        return Quarantined(path, "conflicting_patients", f"the labels name {len(patients)} patients for this file")
+    patient = next(iter(patients), film["patient"])
+    if not patient:
+        return Quarantined(path, "no_patient", "neither a PatientID in the file nor a patient in the labels")
+    return sys.intern(label), patient
+
+
+def _check_quarantined(
+    counts: dict[str, Any], source: Path, refusals: pd.DataFrame, beside: Path, allowed: float
+) -> None:
+    share = counts["quarantined"] / counts["inputs"]
+    if counts["curated"] and share <= allowed:
+        return
+    with curated.written_whole(beside) as file:
+        _write_csv(refusals, file)
+    found = ", ".join(f"{count} {reason}" for reason, count in counts["reasons"].items())
+    if not counts["curated"]:
+        raise UserError(
+            f"none of the {counts['inputs']} files in {source} can be taken ({found}); see {beside} and docs/ingest.md"
+        )
+    raise UserError(
+        f"{share:.1%} of the {counts['inputs']} files in {source} are refused ({found}), and ingest.max_quarantined "
+        f"allows {allowed:.1%}; see {beside}, and mend the files or the labels, or raise that limit"
+    )
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    table.to_csv(path, index=False, errors="backslashreplace")  # file names need not be UTF-8
+
+
+def _write(
+    folder: Path,
+    taken: list[Taken],
+    store: decoded.DecodedFiles,
+    params: Ingest,
+    pseudonym: Pseudonym,
+    counts: dict[str, Any],
+) -> None:
+    writer = curated.ShardWriter(folder)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in taken:
+            shard, place = writer.add(store.image(row.digest, params.size))
+            yield {
+                "image_id": pseudonym("image_id", row.digest),
+                "patient_id": row.patient,
+                "label": row.label,
+                "split": "",
+                "shard": sys.intern(shard),
+                "row": place,
+                **row.facts,
+            }
+
+    manifest = pd.DataFrame(rows())
+    manifest["split"] = split_patients(manifest, params.split, params.seed)
+    curated.save_index(folder, manifest, sorted(manifest["label"].unique()), params.size, writer, **counts)

@@ -1,52 +1,232 @@
-"""The table of labels: which class each file belongs to, and whose film it is where the file does not say."""
+"""What the labels say of each file: its findings, and whose film it is where they know it."""
 
+import posixpath
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
-import pandas as pd
-
+from tasks import label_sets
 from tasks.errors import UserError
+from tasks.label_files import Row, Table, open_table
+from tasks.label_sets import Said
+
+LabelFormat = Literal["table", "folder", "dicom_tag", "chestxray14", "rsna", "vindr", "covid19_radiography", "kermany"]
+Pseudonym = Callable[[str, str], str]  # of (kind, identifier)
 
 CLASS_NAME = re.compile(r"\w[\w .-]*")  # classes name folders, metrics and columns
+PATIENT_COLUMNS = ("PatientID", "patient_id")
+KEY_COLUMNS = {  # of format table, in the order in which they are looked for; capitals don't matter
+    "path": ("path",),
+    "name": ("file_name", "filename", "file", "image", "image_id"),
+    "instance": ("SOPInstanceUID", "sop_instance_uid"),
+    "patient": PATIENT_COLUMNS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the labels say of one file."""
+
+    findings: tuple[str, ...]  # in the order of the file, without repeats
+    patients: frozenset[str] = frozenset()  # pseudonyms; empty when the labels name nobody
+    conflict: bool = False  # rows or readers disagree, or several files bear the name that a row gives
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What the table says of one file: its classes and its patients; more than one is a conflict."""
+class Labels:
+    """All that was read; `sentence` says for the log how rows and files were matched, without values of the table."""
 
-    labels: frozenset[str]
-    patients: frozenset[str]
+    sentence: str
+    _lookup: Callable[[str, str, str, str], Entry | None] = field(repr=False)
+
+    def find(self, path: str, instance: str, patient: str, tag: str) -> Entry | None:
+        """The entry of a file, None without one.
+
+        `path` is relative to the source, with slashes. `instance` and `patient` are the pseudonyms of SOPInstanceUID
+        and PatientID, '' when unknown. `tag` is the value of the DICOM element that holds the label.
+        """
+        return self._lookup(path, instance, patient, tag)
 
 
-def read_labels(path: Path) -> dict[str, Entry]:
-    """Entries by path relative to the source folder.
+def read_labels(path: Path, label_format: str, files: Sequence[str], pseudonym: Pseudonym) -> Labels:
+    """Read labels in one of the LabelFormats.
 
-    `path` is a CSV with the columns `path` and `label`, and `patient_id` for files that don't carry a PatientID.
-    Raises UserError when there is no such file or column.
+    `path` is the table, or for the formats without one (folder, dicom_tag, covid19_radiography, kermany) a folder.
+    `files` are all files of the source, relative to it, with slashes; `pseudonym(kind, identifier)` is asked for the
+    kinds patient_id and instance_id. The formats of public sets are those of `tasks/label_sets.py`.
+
+    Raises UserError when `path` is not what the format takes, lacks a column, or holds a label that is no class name.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(
-            f"no labels file at {path}; write one with the columns path,label or set ingest.labels"
-        ) from None
-    except PermissionError:
-        raise UserError(f"no permission to read the labels file {path}; change its rights") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"the labels file {path} cannot be read as CSV: {error}") from None
-    missing = {"path", "label"} - set(table.columns)
-    if missing:
-        raise UserError(f"{path} has no column {' and no column '.join(sorted(missing))}; needed are path,label")
-    table["path"] = [PurePosixPath(p.replace("\\", "/")).as_posix() for p in table["path"]]
-    for label in table["label"].unique():
-        if label.strip() and not CLASS_NAME.fullmatch(label.strip()):
+    if not needs_table(label_format):
+        if not path.is_dir():
             raise UserError(
-                f"{path}: the label {label!r} is no class name; use letters, digits, '_', '-', '.' and blanks"
+                f"{path} is no folder, but format {label_format} takes labels from the films themselves; "
+                "set ingest.labels to the folder of films, as ingest.source"
             )
-    patients = table.get("patient_id", pd.Series("", index=table.index))
-    table = table.assign(label=table["label"].str.strip(), patient_id=patients.str.strip())
-    return {
-        str(name): Entry(frozenset(rows["label"]) - {""}, frozenset(rows["patient_id"]) - {""})
-        for name, rows in table.groupby("path", sort=False)
-    }
+        sentence, rule = _RULES[label_format]
+
+        def lookup(file: str, _instance: str, _patient: str, tag: str) -> Entry | None:
+            said = rule(PurePosixPath(file), tag)
+            return _entry(*said, pseudonym) if said else None
+
+        return Labels(f"labels: {sentence}", lookup)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, but format {label_format} takes a table; set ingest.labels to that file")
+    table = open_table(path)
+    if label_format == "table":
+        kind, key, rows = _table(table)
+    else:
+        kind, (key, rows) = "name", label_sets.rows(table, label_format)
+    found, counts = _collect(path, kind, rows, files, pseudonym)
+    known_by = {"path": 0, "name": 0, "instance": 1, "patient": 2}[kind]
+    return Labels(
+        f"labels: {label_format}, matched by {key}; {counts}{_CAVEATS.get(label_format, '')}",
+        lambda *known: found.get(known[known_by]),
+    )
+
+
+def needs_table(label_format: str) -> bool:
+    """Whether a format has a table; the others take labels from the films and their folders."""
+    return label_format not in _RULES
+
+
+def decide(entry: Entry | None, classes: Sequence[str], multi_label: str) -> str | tuple[str, str]:
+    """The class of a file, or why it has none: (reason, sentence), where the sentence holds counts and no values.
+
+    Only findings among `classes` count, or all when `classes` is empty. Of several, `multi_label` "first" takes the
+    first in the order of `classes`; "leave_out" refuses the file.
+    """
+    if entry is None or not (entry.findings or entry.conflict):
+        return "no_label", "the labels say nothing of this file"
+    if entry.conflict:
+        return "conflicting_labels", "the labels contradict each other, or name a file of which there are several"
+    found = [name for name in classes or entry.findings if name in entry.findings]
+    if not found:
+        return "other_class", f"none of its {len(entry.findings)} findings is among the {len(classes)} ingest.classes"
+    if len(found) > 1 and not (multi_label == "first" and classes):
+        return "several_labels", f"the labels give {len(found)} classes, and ingest.multi_label leaves such files out"
+    return found[0]
+
+
+def _table(table: Table) -> tuple[str, str, Iterator[Row]]:
+    """The kind of key, its column and the rows of a table of one's own; the first key column that is known counts."""
+    needed = f"label and one of {', '.join(name for names in KEY_COLUMNS.values() for name in names)}"
+    label = table.needed("label", needed)
+    for kind, names in KEY_COLUMNS.items():
+        if key := table.column(*names):
+            return kind, key, table.labelled_rows(key, label, table.column(*PATIENT_COLUMNS))
+    table.refuse("no column that says which file a row is about", needed)
+
+
+def _entry(findings: tuple[str, ...], patient: str, conflict: bool, pseudonym: Pseudonym) -> Entry:
+    return Entry(findings, frozenset([pseudonym("patient_id", patient)] if patient else []), conflict)
+
+
+def _collect(
+    path: Path, kind: str, rows: Iterable[Row], files: Sequence[str], pseudonym: Pseudonym
+) -> tuple[dict[str, Entry], str]:
+    """Entries by path of the source (kinds path and name) or by pseudonym, and the counts for the log.
+
+    Rows about the same file, or the same identifier, become one entry.
+    """
+
+    @cache  # what many rows say is checked and kept once
+    def checked(findings: tuple[str, ...]) -> tuple[str, ...]:
+        for name in findings:
+            if not CLASS_NAME.fullmatch(name):
+                raise UserError(
+                    f"{path}: the label {name!r} is no class name; use letters, digits, '_', '-', '.' and blanks"
+                )
+        return findings
+
+    @cache
+    def entry(findings: tuple[str, ...], patient: str, conflict: bool) -> Entry:
+        return _entry(findings, patient, conflict, pseudonym)
+
+    place_of = _places(kind, files, pseudonym)
+    found: dict[str, Entry] = {}
+    shared: set[str] = set()
+    count = lost = 0
+    for name, findings, patient, conflict in rows:
+        findings, place = checked(findings), place_of(name)
+        count += 1
+        if place is None:
+            shared.add(name)
+        elif place:
+            found[place] = _joined(found.get(place), entry(findings, patient, conflict))
+        else:
+            lost += 1
+    for file in files if shared else ():
+        if not shared.isdisjoint(_names(file)):
+            found[file] = Entry((), conflict=True)
+    what = "for no file of the source" if kind in ("path", "name") else "without an identifier"
+    counts = [f"{count:,} entries", *([f"{lost:,} {what}"] if lost else [])]
+    return found, ", ".join([*counts, *([f"{len(shared):,} names of several files"] if shared else [])])
+
+
+def _joined(old: Entry | None, new: Entry) -> Entry:
+    if old is None or old == new:
+        return new
+    differ = bool(old.findings and new.findings) and set(old.findings) != set(new.findings)
+    conflict = old.conflict or new.conflict or differ
+    return Entry(old.findings or new.findings, old.patients | new.patients, conflict)
+
+
+def _places(kind: str, files: Sequence[str], pseudonym: Pseudonym) -> Callable[[str], str | None]:
+    """From the key of a row to where its entry is kept: '' for nowhere, None when several files bear the name."""
+    if kind in ("instance", "patient"):
+        return lambda key: pseudonym(f"{kind}_id", key) if key else ""
+    paths = frozenset(files)
+    by_name: dict[str, str | None] = {}
+    for file in files if kind == "name" else ():
+        for name in _names(file):
+            by_name[name] = None if name in by_name else file
+
+    def place(key: str) -> str | None:
+        key = key.replace("\\", "/")
+        if kind == "name" and "/" not in key:
+            return by_name.get(key, "")
+        path = posixpath.normpath(key)
+        return path if path in paths else ""
+
+    return place
+
+
+def _names(file: str) -> set[str]:
+    """The name of a file with and without its extension."""
+    name = posixpath.basename(file)
+    return {name, posixpath.splitext(name)[0]}
+
+
+def _folder(path: PurePosixPath, _tag: str) -> Said | None:
+    """The folder that holds the file; none where its name is no class name."""
+    name = path.parent.name
+    return ((name,), "", False) if CLASS_NAME.fullmatch(name) else None
+
+
+def _dicom_tag(_path: PurePosixPath, tag: str) -> Said | None:
+    r"""The values between \ | or ; of the element; none where one is no class name, the rest would be half a label."""
+    names = tuple(dict.fromkeys(name.strip() for name in re.split(r"[\\|;]", tag) if name.strip()))
+    return (names, "", False) if names and all(CLASS_NAME.fullmatch(name) for name in names) else None
+
+
+_OWN_PATIENT = "does not say whose film it is, so every image counts as its own patient"
+_RULES: dict[str, tuple[str, Callable[[PurePosixPath, str], Said | None]]] = {
+    "folder": ("the name of the folder that holds a file", _folder),
+    "dicom_tag": ("the value of the DICOM element ingest.label_tag", _dicom_tag),
+    "covid19_radiography": (
+        f"the folders of the COVID-19 Radiography Database, which {_OWN_PATIENT}",
+        lambda path, _tag: label_sets.covid19_radiography(path),
+    ),
+    "kermany": (
+        "the file names of Kermany's set; their number of a person is the best key to a patient that there is",
+        lambda path, _tag: label_sets.kermany(path),
+    ),
+}
+_CAVEATS = {
+    "vindr": f"; VinDr-CXR {_OWN_PATIENT}",
+    "rsna": "; its patientId stands for one film, and a person may have several",
+}

@@ -14,6 +14,9 @@ from pydantic import (
 )
 
 from tasks.errors import UserError
+from tasks.labels import LabelFormat
+from tasks.reading import Fit
+from tasks.workers import ExecutorName
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -66,10 +69,30 @@ class Split(Section):
 class Ingest(Section):
     source: str = "data/raw"
     labels: str = "data/raw/labels.csv"
+    label_format: LabelFormat = "table"
+    label_tag: str = ""
+    classes: Annotated[list[str], AfterValidator(_unique)] = []
+    multi_label: Literal["leave_out", "first"] = "leave_out"
     size: Annotated[Side, Field(ge=16, le=1024)] = 64
-    fit: Literal["pad", "crop", "stretch"] = "pad"
+    fit: Fit = "pad"
+    window: str = ""
+    clahe_clip: Annotated[float, Field(ge=0)] = 0.0
+    lateral: Literal["refuse", "take"] = "refuse"
+    body_part: Literal["chest", "any"] = "chest"
+    max_megapixels: Annotated[float, Field(gt=0, le=400)] = 40.0
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.5
+    executor: ExecutorName = "processes"
+    workers: Annotated[int, Field(ge=0)] = 0
     split: Split = Split()
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _labels_can_be_found(self) -> "Ingest":
+        if (self.label_format == "dicom_tag") != bool(self.label_tag):
+            raise ValueError("label_format dicom_tag needs label_tag, the keyword of an element, and nothing else does")
+        if self.multi_label == "first" and not self.classes:
+            raise ValueError("multi_label first needs classes: their order says which finding wins")
+        return self
 
 
 class Imbalance(Section):

@@ -35,4 +35,5 @@ def load_key(path: Path = KEY_FILE) -> bytes:
 
 def pseudonym(key: bytes, kind: str, identifier: str, length: int = 12) -> str:
     """`length` hexadecimal digits for `identifier`; `kind` keeps patients and images apart."""
-    return hmac.new(key, f"{kind}:{identifier}".encode(), hashlib.sha256).hexdigest()[:length]
+    message = f"{kind}:{identifier}".encode(errors="surrogateescape")  # paths need not be UTF-8
+    return hmac.new(key, message, hashlib.sha256).hexdigest()[:length]

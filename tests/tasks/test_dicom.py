@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from pydicom.pixels.processing import apply_windowing
 
-from tasks.dicom import MAX_PIXELS, Refused, apply_window, read_film
+from tasks.dicom import apply_window
+from tasks.film import read_film
+from tasks.reading import Reading, Refused
 from tests.tasks.films import make_film, ramp
 
 
@@ -92,7 +94,7 @@ def test_pictures_are_read(bits: int) -> None:
         ("burned_in_annotation", {"BurnedInAnnotation": "YES"}),
         ("multi_frame", {"NumberOfFrames": 3}),
         ("not_monochrome", {"PhotometricInterpretation": "PALETTE COLOR"}),
-        ("decode_failed", {"PixelData": b"\0\0"}),
+        ("truncated", {"PixelData": b"\0\0"}),
     ],
 )
 def test_refusals_by_the_header(reason: str, elements: dict[str, Any]) -> None:
@@ -104,7 +106,7 @@ def test_refusals_by_the_header(reason: str, elements: dict[str, Any]) -> None:
 def test_a_giant_is_refused_before_decoding() -> None:
     film = make_film(ramp())
     film.Rows = film.Columns = 65535
-    assert film.Rows * film.Columns > MAX_PIXELS
+    assert film.Rows * film.Columns > Reading().max_pixels
     with pytest.raises(Refused, match="65535 x 65535"):
         read_film(to_bytes(film))
 

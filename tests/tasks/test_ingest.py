@@ -13,6 +13,8 @@ from PIL import Image
 from tasks import curated, ingest, pseudonyms
 from tasks.errors import UserError
 from tasks.params import Ingest
+from tasks.reading import Film, Fit
+from tasks.square import to_square
 from tests.tasks.films import ramp, write_film
 
 PARAMS = Ingest(size=32)
@@ -115,8 +117,8 @@ def test_pictures_take_the_patient_from_the_labels(in_tmp: Path) -> None:
     ("fit", "shape", "black"),
     [("pad", (40, 20), 16 * 32), ("crop", (40, 20), 0), ("stretch", (40, 20), 0), ("pad", (8, 8), 0)],
 )
-def test_fit(fit: str, shape: tuple[int, int], black: int) -> None:
-    image = ingest.resize(np.ones(shape, dtype=np.float32), 32, fit)
+def test_fit(fit: Fit, shape: tuple[int, int], black: int) -> None:
+    image = to_square(Film(np.ones(shape, dtype=np.float32), shape), 32, fit)
     assert image.shape == (32, 32)
     assert (image == 0).sum() == black
     assert set(np.unique(image)) <= {0, 255}
