@@ -21,6 +21,7 @@ from tasks.errors import UserError
 STORE_FILE = Path(".xraysynth/decoded.sqlite")
 UNUSED_DAYS = 30  # after which an entry is dropped
 ROWS_A_COMMIT = 256
+SECONDS_FOR_ANOTHER = 60.0  # ingest to commit
 YOUNG = 2_000_000_000  # nanoseconds: a file changed that recently may change again within the clock's resolution
 TABLES = """
     create table if not exists files (path text primary key, state text, digest text);
@@ -120,7 +121,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepared(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=60)
+    connection = sqlite3.connect(path, timeout=SECONDS_FOR_ANOTHER)
     connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = normal")
     connection.executescript(TABLES)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
@@ -41,21 +42,21 @@ pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 def read_dicom(content: bytes, reading: Reading) -> Film:
     """Decode one DICOM file. Raises Refused with the reason."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         header = _parse(content)
+        if any("end of file" in str(warning.message).lower() for warning in said):
+            raise Refused("truncated", "the file ends before its data set does")
         try:
-            _check_header(header, content, reading)
+            _check_header(header, reading)
         except Refused:
             raise
         except Exception as error:  # header values can be damaged in as many ways as there are values
             raise Refused("unreadable", f"the DICOM header cannot be used: {type(error).__name__}") from None
         try:
             return _film(header, reading)
-        except Refused:
+        except (Refused, MemoryError):
             raise
-        except MemoryError:
-            raise Refused("too_large", "decoding needs more memory than a worker may use") from None
         except NotImplementedError as error:
             raise Refused(
                 "unsupported_encoding", f"no decoder for this transfer syntax: {type(error).__name__}"
@@ -74,12 +75,10 @@ def _parse(content: bytes) -> pydicom.Dataset:
                 ExplicitVRBigEndian if not little else ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
             )
         return header
-    except Refused:
+    except MemoryError:
         raise
     except InvalidDicomError:
         raise Refused("not_dicom", "neither DICOM, PNG, JPEG nor TIFF") from None
-    except MemoryError:
-        raise Refused("too_large", "reading needs more memory than a worker may use") from None
     except Exception as error:  # a parser's errors are as many as the ways to damage a file
         raise Refused("unreadable", f"the DICOM header cannot be read: {type(error).__name__}") from None
 
@@ -94,13 +93,14 @@ def _parse_bare(content: bytes) -> pydicom.FileDataset:
     return header
 
 
-def _check_header(header: pydicom.Dataset, content: bytes, reading: Reading) -> None:
+def _check_header(header: pydicom.Dataset, reading: Reading) -> None:
     """Refuse by the header alone, before any decoding."""
     if _text(header, "Modality") not in RADIOGRAPHS:
         raise Refused("not_a_radiograph", f"Modality is not one of {', '.join(sorted(RADIOGRAPHS))}")
     if "PixelData" not in header:
-        if b"\xe0\x7f\x10\x00" in content or b"\x7f\xe0\x00\x10" in content:
-            raise Refused("truncated", "the file ends inside its pixel data")
+        last: Any = header.get_item(max(header.keys()))
+        if isinstance(last, RawDataElement) and len(last.value or b"") < last.length:
+            raise Refused("truncated", "the file ends before its data set does")
         raise Refused("no_pixel_data", "the object has no PixelData")
     if _text(header, "BurnedInAnnotation") == "YES":
         raise Refused("burned_in_annotation", "BurnedInAnnotation is YES: the pixels may name the patient")

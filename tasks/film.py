@@ -16,7 +16,7 @@ WHITE_IS_ZERO = 0  # PhotometricInterpretation (262) of TIFF
 
 
 def read_film(content: bytes, reading: Reading = Reading()) -> Film:
-    """Decode one file. Raises Refused with the reason."""
+    """Decode one file. Raises Refused with the reason, and MemoryError."""
     for start, kind in PICTURES.items():
         if content.startswith(start) and content[128:132] != b"DICM":
             return _read_picture(content, kind, reading)
@@ -32,10 +32,8 @@ def _read_picture(content: bytes, kind: str, reading: Reading) -> Film:
             shape = image.height, image.width
             largest = reading.largest_step(*shape, 1.0)
             stored = _grey(image, largest.bit_length() - 1)
-    except Refused:
+    except (Refused, MemoryError):
         raise
-    except MemoryError:
-        raise Refused("too_large", "decoding needs more memory than a worker may use") from None
     except Exception as error:  # decoders raise what they like on damaged files
         reason = "truncated" if "truncated" in str(error) else "decode_failed"
         raise Refused(reason, f"the picture cannot be decoded: {type(error).__name__}") from None

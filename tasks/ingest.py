@@ -7,7 +7,6 @@ in the order of the paths, and the images go from the store into shards.
 
 import hashlib
 import os
-import stat
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks import codecs, curated, decoded, dicom, film, greyscale, pseudonyms, reading, square, workers
+from tasks import codecs, curated, decoded, dicom, greyscale, pseudonyms, reading, square, workers
+from tasks import film as film_module
 from tasks.errors import UserError
 from tasks.film import read_film
 from tasks.labels import Labels, decide, read_labels
@@ -38,12 +38,17 @@ Pseudonym = Callable[[str, str], str]
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A file that is not taken; the fields are the columns of quarantine.csv."""
+    """A file that is not taken; the fields are the columns of quarantine.csv. No digest: it was not read."""
 
     path: str
     reason: str
     sentence: str
     digest: str = ""
+
+    def columns(self) -> tuple[str, ...]:
+        """The row as it is written; a file's name need not be UTF-8."""
+        path = self.path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        return path, self.reason, self.sentence, self.digest
 
 
 @dataclass(frozen=True)
@@ -102,12 +107,12 @@ def run(source: Path, labels: Path, out: Path, params: Ingest) -> dict[str, Any]
             "quarantined": len(quarantine),
             "reasons": dict(Counter(row.reason for row in quarantine).most_common()),
         }
-        refusals = pd.DataFrame(quarantine, columns=QUARANTINE_COLUMNS)
+        refusals = pd.DataFrame([row.columns() for row in quarantine], columns=QUARANTINE_COLUMNS)
         beside = out.with_name(f"{out.name}.quarantine.csv")
         _check_quarantined(counts, source, refusals, beside, params.max_quarantined)
         with curated.written_whole(out) as folder:
             folder.mkdir()
-            _write_csv(refusals, folder / "quarantine.csv")
+            refusals.to_csv(folder / "quarantine.csv", index=False)
             _write(folder, taken, store, params, pseudonym, counts)
         beside.unlink(missing_ok=True)
         store.tidy(list(digests.values()))
@@ -149,7 +154,7 @@ def _list_files(source: Path, labels: Path) -> tuple[list[str], list[Quarantined
 def _settings(how: Reading, clahe_clip: float, pseudonym: Pseudonym) -> str:
     """Of everything that a decoded film depends on but its file: another value makes the store's films stale."""
     digest = hashlib.sha256(repr((asdict(how), clahe_clip, [version(name) for name in DECODERS])).encode())
-    for module in (codecs, dicom, film, greyscale, reading, square):
+    for module in (codecs, dicom, film_module, greyscale, reading, square):
         digest.update(Path(str(module.__file__)).read_bytes())
     return pseudonym("settings", digest.hexdigest())
 
@@ -215,22 +220,22 @@ def decode_file(source: Path, how: Reading, clahe_clip: float, path: str) -> Dec
     try:
         with (source / path).open("rb") as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                return Quarantined(path, "unreadable", "neither a file nor a folder")
             state = decoded.state(status)
-            if status.st_size > 4 * how.max_pixels + HEADER_BYTES:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                return Decoded(path, state, digest, refusal=("too_large", f"{status.st_size:,} bytes"))
+            limit = 4 * how.max_pixels + HEADER_BYTES
+            if status.st_size > limit:
+                return Quarantined(path, "too_large", f"{status.st_size:,} bytes, not read; the limit is {limit:,}")
             content = file.read()
     except OSError as error:
         return Quarantined(path, "unreadable", f"the file cannot be read: {error.strerror}")
     digest = hashlib.sha256(content).hexdigest()
     try:
-        found = read_film(content, how)
+        film = read_film(content, how)
+        image = to_square(film, how.size or max(film.shape), how.fit, clahe_clip)
     except Refused as refused:
         return Decoded(path, state, digest, refusal=(refused.reason, refused.sentence))
-    image = to_square(found, how.size or max(found.shape), how.fit, clahe_clip)
-    return Decoded(path, state, digest, image, ("", ""), found.patient, found.instance, found.label, found.facts)
+    except MemoryError:
+        return Decoded(path, state, digest, refusal=("too_large", "decoding needs more memory than a worker may use"))
+    return Decoded(path, state, digest, image, ("", ""), film.patient, film.instance, film.label, film.facts)
 
 
 def _crashed(source: Path, path: str) -> Quarantined:
@@ -302,7 +307,7 @@ def _check_quarantined(
     if counts["curated"] and share <= allowed:
         return
     with curated.written_whole(beside) as file:
-        _write_csv(refusals, file)
+        refusals.to_csv(file, index=False)
     found = ", ".join(f"{count} {reason}" for reason, count in counts["reasons"].items())
     if not counts["curated"]:
         raise UserError(
@@ -312,10 +317,6 @@ def _check_quarantined(
         f"{share:.1%} of the {counts['inputs']} files in {source} are refused ({found}), and ingest.max_quarantined "
         f"allows {allowed:.1%}; see {beside}, and mend the files or the labels, or raise that limit"
     )
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    table.to_csv(path, index=False, errors="backslashreplace")  # file names need not be UTF-8
 
 
 def _write(

@@ -30,18 +30,25 @@ ExecutorName = Literal["processes", "dask"]
 BATCH = 8  # items a message
 BATCHES_AHEAD = 4  # a worker: enough to keep it busy, little enough for flat memory
 SECONDS_AN_ITEM = 60.0  # a worker that needs longer is ended
+SECONDS_FOR_A_WORKER = 30  # of a cluster to be there
 STATM = Path("/proc/self/statm")  # its first number: pages of address space
 MEMORY_LIMIT = 1 << 30  # bytes that a worker may take beyond what it starts with
 
 
 def each(
-    work: Callable[[T], R], items: Sequence[T], died: Callable[[T], R], executor: ExecutorName, workers: int = 0
+    work: Callable[[T], R],
+    items: Sequence[T],
+    died: Callable[[T], R],
+    executor: ExecutorName,
+    workers: int = 0,
+    seconds: float = SECONDS_AN_ITEM,
 ) -> Iterator[R]:
-    """Yield `work(item)` for all items, as they come; `died(item)` where a worker crashed, hung or ran out of memory.
+    """Yield `work(item)` for all items, as they come; `died(item)` where a worker crashed or took over `seconds`.
 
     `work` and the items must be picklable. `workers`: processes here, 0 for one a core; a cluster has its own number.
     Raises UserError when there is no cluster.
     """
+    batched = partial(_work_through, work, seconds)
     waiting = deque(items[start : start + BATCH] for start in range(0, len(items), BATCH))
     count = min(workers or os.cpu_count() or 1, max(1, len(waiting)))
     while waiting:
@@ -52,7 +59,7 @@ def each(
                 while waiting and not suspects and len(running) < width * BATCHES_AHEAD:
                     batch = waiting.popleft()
                     try:
-                        running[pool.submit(_work_through, work, batch)] = batch
+                        running[pool.submit(batched, batch)] = batch
                     except BrokenProcessPool:
                         suspects.extend(batch)
                 for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
@@ -62,16 +69,18 @@ def each(
                     else:
                         yield from future.result()
         # All that was under way when a worker died is suspect; alone, an item shows whether it was the one.
-        yield from _one_by_one(work, deque(suspects), died, executor)
+        yield from _one_by_one(batched, deque(suspects), died, executor)
 
 
-def _one_by_one(work: Callable[[T], R], items: deque[T], died: Callable[[T], R], executor: ExecutorName) -> Iterator[R]:
+def _one_by_one(
+    batched: Callable[[Sequence[T]], list[R]], items: deque[T], died: Callable[[T], R], executor: ExecutorName
+) -> Iterator[R]:
     while items:
         with _pool(executor, 1) as (pool, _):
             alive = True
             while items and alive:
                 item = items.popleft()
-                future = pool.submit(_work_through, work, [item])
+                future = pool.submit(batched, [item])
                 wait([future])
                 alive = not _died(future)
                 yield future.result()[0] if alive else died(item)
@@ -82,11 +91,11 @@ def _died(future: "Future[list[R]]") -> bool:
     return isinstance(error, BrokenProcessPool) or type(error).__name__ == "KilledWorker"
 
 
-def _work_through(work: Callable[[T], R], batch: Sequence[T]) -> list[R]:
+def _work_through(work: Callable[[T], R], seconds: float, batch: Sequence[T]) -> list[R]:
     cv2.setNumThreads(1)  # the workers are the parallelism
     results = []
     for item in batch:
-        signal.setitimer(signal.ITIMER_REAL, SECONDS_AN_ITEM)  # nobody handles the alarm: it ends the process
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # nobody handles the alarm: it ends the process
         try:
             results.append(work(item))
         finally:
@@ -125,10 +134,13 @@ def _cluster() -> Iterator[tuple[Executor, int]]:
         raise UserError(f"no Dask scheduler answers at {address} ({type(error).__name__}); start it, or correct "
                         "DASK_SCHEDULER_ADDRESS") from None  # fmt: skip
     with client:
-        threads = sum(client.nthreads().values())
-        if not threads:
-            raise UserError(f"the Dask scheduler at {address} has no workers; start some: dask worker {address}")
-        yield client.get_executor(pure=False), threads
+        try:
+            client.wait_for_workers(1, timeout=SECONDS_FOR_A_WORKER)  # they come back after a crash
+        except TimeoutError:
+            raise UserError(
+                f"the Dask scheduler at {address} has no workers; start some: dask worker {address}"
+            ) from None
+        yield client.get_executor(pure=False), sum(client.nthreads().values())
 
 
 def _start_worker(memory_limit: int) -> None:

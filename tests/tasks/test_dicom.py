@@ -12,7 +12,8 @@ from pydicom.pixels.processing import apply_windowing
 from tasks.dicom import apply_window
 from tasks.film import read_film
 from tasks.reading import Reading, Refused
-from tests.tasks.films import make_film, ramp
+from tasks.square import to_square
+from tests.tasks.films import encode, make_film, ramp
 
 
 def to_bytes(film: pydicom.Dataset) -> bytes:
@@ -140,3 +141,206 @@ def test_damaged_values_are_dropped_and_not_quoted_in_a_log(
     assert not caplog.records
     assert not recwarn.list
     assert (facts["sex"], facts["age_decade"], facts["view"]) == ("", "", "")
+
+
+def windows(**more: Any) -> pydicom.Dataset:
+    """A film with two windows, named NORMAL and LUNG."""
+    explained: dict[str, Any] = {"WindowCenterWidthExplanation": ["NORMAL", "LUNG"]}
+    return make_film(ramp(), WindowCenter=[2048, 1000], WindowWidth=[4096, 500], **explained, **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "centre", "width", "display"),
+    [("", 2048, 4096, "window"), ("lung ", 1000, 500, "named window"), ("BONE", 2048, 4096, "window")],
+)
+def test_a_window_by_name(name: str, centre: int, width: int, display: str) -> None:
+    """A file without a window of that name is shown by its first, and the manifest says so."""
+    film = read_film(to_bytes(windows()), Reading(window=name))
+    np.testing.assert_allclose(film.pixels, apply_window(ramp(), centre, width), atol=1e-6)
+    assert film.facts["display"] == display
+
+
+def lut(name: str, data: list[int]) -> pydicom.Dataset:
+    """An item of VOILUTSequence for 12 bits in, 8 bits out."""
+    item = pydicom.Dataset()
+    item.LUTDescriptor, item.LUTExplanation = [len(data), 0, 8], name
+    item.LUTData = np.array(data, dtype=np.uint16).tobytes()
+    return item
+
+
+def test_lookup_tables_come_before_windows_unless_a_window_is_named() -> None:
+    bright, dark = (lut(name, [value] * 4096) for name, value in (("BRIGHT", 204), ("DARK", 51)))
+    content = to_bytes(windows(VOILUTSequence=[bright, dark]))
+    shown = {name: read_film(content, Reading(window=name)) for name in ("", "dark", "LUNG")}
+    assert shown[""].pixels.mean() == pytest.approx(0.8)
+    assert shown["dark"].pixels.mean() == pytest.approx(0.2)
+    np.testing.assert_allclose(shown["LUNG"].pixels, apply_window(ramp(), 1000, 500), atol=1e-6)
+    assert [film.facts["display"] for film in shown.values()] == ["VOI LUT", "named VOI LUT", "named window"]
+
+
+@pytest.mark.parametrize(
+    ("photometric", "shape", "inverted"),
+    [
+        ("MONOCHROME2", "IDENTITY", False),
+        ("MONOCHROME1", "INVERSE", True),  # as every DX film of this kind is written: one inversion, not two
+        ("MONOCHROME1", None, True),
+        ("MONOCHROME2", "INVERSE", True),
+    ],
+)
+def test_inverse_presentation(photometric: str, shape: str | None, inverted: bool) -> None:
+    more: dict[str, Any] = {"PresentationLUTShape": shape} if shape else {}
+    content = to_bytes(
+        make_film(ramp(), WindowCenter=2048, WindowWidth=4096, PhotometricInterpretation=photometric, **more)
+    )
+    expected = apply_window(ramp(), 2048, 4096)
+    np.testing.assert_allclose(read_film(content).pixels, 1 - expected if inverted else expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("value", "limit", "count"), [(0, None, 1), (0, 1000, 8), (4095, 3000, 9), (9999, None, 0)])
+def test_a_range_of_padding(value: int, limit: int | None, count: int) -> None:
+    """PixelPaddingRangeLimit may lie on either side of PixelPaddingValue (PS3.3 C.7.5.1.1.2)."""
+    more: dict[str, Any] = {"PixelPaddingRangeLimit": limit} if limit is not None else {}
+    window: dict[str, Any] = {"WindowCenter": -2000, "WindowWidth": 2}  # everything else is white
+    film = make_film(ramp(), PixelPaddingValue=value, PhotometricInterpretation="MONOCHROME2", **window, **more)
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        if keyword in film:
+            film[keyword].VR = "US"
+    assert (read_film(to_bytes(film)).pixels[0] == 0).sum() == count
+
+
+@pytest.mark.parametrize(
+    ("elements", "reason", "kept_by"),
+    [
+        ({"ViewPosition": "LL"}, "lateral_view", Reading(lateral="take")),
+        ({"ViewPosition": "LATERAL"}, "lateral_view", Reading(lateral="take")),
+        ({"BodyPartExamined": "EXTREMITY"}, "not_a_chest", Reading(body_part="any")),
+        ({"BodyPartExamined": "LUMBAR SPINE"}, "not_a_chest", Reading(body_part="any")),
+        ({"PatientSpeciesDescription": "Canis lupus"}, "not_human", None),
+        ({"InstitutionName": "Veterinary hospital"}, "not_human", None),
+    ],
+)
+def test_films_that_are_no_frontal_chest_of_a_human(
+    elements: dict[str, Any], reason: str, kept_by: Reading | None
+) -> None:
+    content = to_bytes(make_film(ramp(), **elements))
+    with pytest.raises(Refused) as refused:
+        read_film(content)
+    assert refused.value.reason == reason
+    if kept_by:
+        assert read_film(content, kept_by).shape == (32, 32)
+
+
+def test_a_lateral_view_by_its_code() -> None:
+    code = pydicom.Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399173006", "SCT", "left lateral"
+    with pytest.raises(Refused, match="lateral"):
+        read_film(to_bytes(make_film(ramp(), ViewCodeSequence=[code])))
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"ViewPosition": "PA", "BodyPartExamined": "CHEST", "PatientSpeciesDescription": "Homo sapiens"},
+        {"ViewPosition": "AP", "BodyPartExamined": "TORAX"},  # what a Spanish modality writes
+        {"BodyPartExamined": "RIBCAGE", "InstitutionName": "St. Elsewhere"},
+    ],
+)
+def test_what_may_be_a_frontal_chest_is_taken(elements: dict[str, Any]) -> None:
+    assert read_film(to_bytes(make_film(ramp(), **elements))).shape == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("elements", "aspect"),
+    [
+        ({"PixelSpacing": [0.2, 0.1]}, 2),
+        ({"ImagerPixelSpacing": [0.1, 0.2]}, 0.5),
+        ({"PixelAspectRatio": [3, 2]}, 1.5),
+        ({"PixelSpacing": [0, 0], "ImagerPixelSpacing": [0.2, 0.1]}, 2),
+        ({"PixelSpacing": [50, 0.1]}, 1),  # no detector has such pixels
+        ({}, 1),
+    ],
+)
+def test_the_shape_of_a_pixel(elements: dict[str, Any], aspect: float) -> None:
+    assert read_film(to_bytes(make_film(ramp(), **elements))).aspect == pytest.approx(aspect)
+
+
+@pytest.mark.parametrize("encoding", ["implicit", "explicit", "big_endian"])
+def test_a_data_set_without_preamble_and_meta_header(encoding: str) -> None:
+    film = make_film(ramp(), WindowCenter=2048, WindowWidth=4096)
+    content = encode(film, encoding)
+    length = int.from_bytes(content[140:144], "little")
+    np.testing.assert_array_equal(read_film(content[144 + length :]).pixels, read_film(to_bytes(film)).pixels)
+
+
+def test_a_missing_transfer_syntax_is_found_out() -> None:
+    film = make_film(ramp(), WindowCenter=2048, WindowWidth=4096)
+    content = to_bytes(film).replace(b"UI\x14\x001.2.840.10008.1.2.1\x00", b"UI\x14\x00" + b"\0" * 20)
+    header = pydicom.dcmread(io.BytesIO(content))
+    del header.file_meta.TransferSyntaxUID
+    changed = io.BytesIO()
+    pydicom.dcmwrite(changed, header, implicit_vr=False, little_endian=True, enforce_file_format=False)
+    np.testing.assert_array_equal(read_film(changed.getvalue()).pixels, read_film(to_bytes(film)).pixels)
+
+
+def test_the_tag_that_holds_the_label() -> None:
+    content = to_bytes(make_film(ramp(), StudyDescription="pneumonia", ImageType=["ORIGINAL", "PRIMARY"]))
+    assert read_film(content).label == ""
+    assert read_film(content, Reading(label_tag="StudyDescription")).label == "pneumonia"
+    assert read_film(content, Reading(label_tag="ImageType")).label == "ORIGINAL\\PRIMARY"
+
+
+def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_pictures_of_sixteen_bits(kind: str) -> None:
+    film = read_film(saved(Image.fromarray((ramp(64) * 16).astype(np.uint16)), kind))
+    assert film.facts["bits"] == 16
+    low, high = np.percentile(ramp(64), (0.5, 99.5))
+    np.testing.assert_allclose(film.pixels, np.clip((ramp(64) - low) / (high - low), 0, 1), atol=1e-3)
+
+
+def test_tiff_whose_white_is_zero_is_inverted() -> None:
+    pixels = (ramp(64) * 16).astype(np.uint16)
+    plain, inverted = (saved(Image.fromarray(pixels), "TIFF", tiffinfo={262: white}) for white in (1, 0))
+    np.testing.assert_allclose(read_film(inverted).pixels, 1 - read_film(plain).pixels, atol=1e-3)
+
+
+def test_large_jpeg_pictures_are_decoded_reduced() -> None:
+    grey = np.rint(np.outer(np.linspace(0, 1, 500), np.linspace(0, 255, 700))).astype(np.uint8)
+    content = saved(Image.fromarray(grey), "JPEG", quality=95)
+    film = read_film(content, Reading(size=64))
+    assert (film.step, film.shape) == (8, (500, 700))
+    full = to_square(read_film(content), 64).astype(int)
+    assert np.abs(to_square(film, 64) - full).max() <= 2
+
+
+BLACK = Image.new("L", (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("reason", "content"),
+    [
+        ("not_monochrome", saved(Image.new("RGB", (32, 32), (200, 20, 20)), "PNG")),
+        (
+            "multi_frame",
+            saved(Image.new("L", (32, 32)), "TIFF", save_all=True, append_images=[Image.new("L", (32, 32))]),
+        ),
+        ("truncated", saved(Image.effect_noise((64, 64), 50), "JPEG")[:-500]),
+        ("truncated", saved(Image.effect_noise((64, 64), 50), "PNG")[:-500]),
+        ("unsupported_encoding", saved(Image.new("F", (32, 32)), "TIFF")),
+    ],
+)
+def test_pictures_that_are_refused(reason: str, content: bytes) -> None:
+    with pytest.raises(Refused) as refused:
+        read_film(content)
+    assert refused.value.reason == reason
+
+
+def test_a_grey_picture_in_colour_channels_is_taken() -> None:
+    grey = ramp(64, 255).astype(np.uint8)
+    film = read_film(saved(Image.fromarray(np.dstack([grey] * 3)), "PNG"))
+    np.testing.assert_allclose(film.pixels, grey / 255, atol=1e-6)

@@ -1,16 +1,24 @@
 """From files and labels to a curated set: nothing lost, nobody named, refusals in one sentence."""
 
+import os
 import re
 import stat
+import subprocess
+import sys
+import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import psutil
+import pydicom
 import pytest
 from PIL import Image
 
-from tasks import curated, ingest, pseudonyms
+from tasks import curated, ingest, pseudonyms, workers
 from tasks.errors import UserError
 from tasks.params import Ingest
 from tasks.reading import Film, Fit
@@ -168,3 +176,212 @@ def test_a_failed_run_leaves_the_old_set(archive: Path, in_tmp: Path) -> None:
     with pytest.raises(UserError):
         ingest.run(archive, archive / "labels.csv", out, PARAMS)
     assert (out / "manifest.csv").read_bytes() == before
+
+
+def results(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+def grown_old(folder: Path) -> None:
+    """Files that were changed a moment ago are decoded again; these are of yesterday."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (time.time() - 86400,) * 2)
+
+
+def test_unchanged_files_are_not_decoded_again(archive: Path, in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grown_old(archive)
+    out = in_tmp / "curated"
+    first = ingest.run(archive, archive / "labels.csv", out, PARAMS)
+    assert first.pop("unchanged") == 0
+    before = results(out)
+    work: list[str] = []
+    each = workers.each
+
+    def noted(do: Any, items: Sequence[str], *more: Any) -> Any:
+        work.extend(items)
+        return each(do, items, *more)
+
+    monkeypatch.setattr(workers, "each", noted)
+    second = ingest.run(archive, archive / "labels.csv", out, PARAMS)
+    assert (second.pop("unchanged"), second, results(out), work) == (first["inputs"], first, before, [])
+    write_film(archive / "study1/film1", ramp(40, 3000), patient="SECRET-0")
+    ingest.run(archive, archive / "labels.csv", out, PARAMS)
+    assert work == ["study1/film1"]
+    assert results(out) != before
+    work.clear()
+    ingest.run(archive, archive / "labels.csv", out, PARAMS.model_copy(update={"fit": "crop"}))
+    assert len(work) == first["inputs"]
+
+
+def test_added_files_leave_most_shards_as_they_were(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC stores shards by their content: what did not change is neither stored nor sent again."""
+    monkeypatch.setattr(curated, "SHARD_BYTES", 16 * 32 * 32)
+    raw, rng = in_tmp / "raw", np.random.default_rng(0)
+    raw.mkdir()
+    names = [f"2026-{week:02}/film{k}" for week in range(20) for k in range(20)]
+    for name in [*names, "2026-99/new0", "2026-99/new1", "2026-07/new2"]:
+        write_film(raw / name, rng.integers(0, 4096, (32, 32), dtype=np.uint16), patient=name)
+
+    def shards(rows: Sequence[tuple[str, ...]]) -> set[bytes]:
+        ingest.run(raw, write_labels(in_tmp / "labels.csv", rows), in_tmp / "curated", PARAMS)
+        return {path.read_bytes() for path in (in_tmp / "curated").glob("images-*.npy")}
+
+    old = [(name, "ab"[k % 2]) for k, name in enumerate(names)]
+    before = shards(old)
+    assert len(before) > 10
+    assert len(shards([*old, ("2026-99/new0", "a"), ("2026-99/new1", "b")]) - before) == 1
+    assert len(shards([*old, ("2026-07/new2", "a")]) - before) <= 2
+
+
+def test_the_same_picture_is_taken_once_and_never_under_two_names(in_tmp: Path) -> None:
+    raw, rng = in_tmp / "raw", np.random.default_rng(0)
+    pixels = rng.integers(0, 4096, (6, 32, 32), dtype=np.uint16)
+    rows = []
+    for name, picture, patient, label in [
+        *((f"p{k}", k, f"P{k}", "ab"[k % 2]) for k in range(4)),
+        ("copy", 0, "P0", "a"),  # another SOPInstanceUID, the same picture
+        ("x0", 4, "P4", "a"), ("x1", 4, "P4", "b"),  # which label is right?
+        ("y0", 5, "P5", "a"), ("y1", 5, "P6", "a"),  # whose is it?
+    ]:  # fmt: skip
+        write_film(raw / name, pixels[picture], patient=patient)
+        rows.append((name, label))
+    lenient = PARAMS.model_copy(update={"max_quarantined": 1})
+    counts = ingest.run(raw, write_labels(in_tmp / "l.csv", rows), in_tmp / "curated", lenient)
+    assert counts["curated"] == 4
+    reasons = pd.read_csv(in_tmp / "curated" / "quarantine.csv").set_index("path")["reason"].to_dict()
+    two = {"x0": "conflicting_labels", "x1": "conflicting_labels"}
+    assert reasons == {"p0": "duplicate", **two, "y0": "conflicting_patients", "y1": "conflicting_patients"}
+
+
+def test_too_many_refusals_fail_with_the_reasons_and_the_quarantine(archive: Path, in_tmp: Path) -> None:
+    out = in_tmp / "curated"
+    limited = PARAMS.model_copy(update={"max_quarantined": 0.2})
+    with pytest.raises(UserError, match=r"33\.3% of the 18 files .* \(1 .*not_dicom.*allows 20\.0%") as error:
+        ingest.run(archive, archive / "labels.csv", out, limited)
+    assert "curated.quarantine.csv" in str(error.value)
+    assert not out.exists()
+    assert len(pd.read_csv(in_tmp / "curated.quarantine.csv")) == 6
+    ingest.run(archive, archive / "labels.csv", out, PARAMS)
+    assert not (in_tmp / "curated.quarantine.csv").exists()
+
+
+def test_links_that_lead_out_and_odd_names(archive: Path, in_tmp: Path) -> None:
+    outside = write_film(in_tmp / "elsewhere" / "film", ramp(32, 500))
+    (archive / "link").symlink_to(outside)
+    (archive / "folder").symlink_to(outside.parent)
+    (archive / "within").symlink_to(archive / "study1")
+    (archive / "broken").symlink_to(archive / "nothing")
+    os.mkfifo(archive / "pipe")
+    odd = os.fsdecode(b"film-\xff\xfe")
+    write_film(archive / odd, ramp(32, 3000))
+    counts = ingest.run(
+        archive, archive / "labels.csv", in_tmp / "curated", PARAMS.model_copy(update={"max_quarantined": 1})
+    )
+    assert counts["inputs"] == 18 + 5
+    reasons = pd.read_csv(in_tmp / "curated" / "quarantine.csv").set_index("path")["reason"].to_dict()
+    assert (reasons["link"], reasons["folder"]) == ("outside_source", "outside_source")
+    assert (reasons["broken"], reasons["pipe"]) == ("unreadable", "unreadable")
+    assert reasons[r"film-\xff\xfe"] == "no_label"
+
+
+def test_sizes_hold_before_reading(archive: Path, in_tmp: Path) -> None:
+    with (archive / "huge").open("wb") as file:
+        file.truncate(1 << 34)
+    small = PARAMS.model_copy(update={"max_megapixels": 0.001})
+    write_film(archive / "tiny", ramp(20), patient="T1")
+    write_film(archive / "tiny2", ramp(20).T, patient="T2")
+    write_labels(archive / "labels.csv", [("tiny", "a"), ("tiny2", "a"), ("huge", "a")])
+    counts = ingest.run(
+        archive, archive / "labels.csv", in_tmp / "curated", small.model_copy(update={"max_quarantined": 1})
+    )
+    assert (counts["curated"], counts["reasons"]["too_large"]) == (2, 17)
+
+
+@pytest.mark.parametrize("label_format", ["folder", "dicom_tag"])
+def test_labels_from_the_films_themselves(in_tmp: Path, label_format: Literal["folder", "dicom_tag"]) -> None:
+    raw, rng = in_tmp / "raw", np.random.default_rng(0)
+    for k in range(8):
+        pixels = rng.integers(0, 4096, (32, 32), dtype=np.uint16)
+        write_film(raw / "ab"[k % 2] / f"{k}", pixels, patient=f"P{k}", StudyDescription="cd"[k % 2])
+    tag = "StudyDescription" if label_format == "dicom_tag" else ""
+    ingest.run(raw, raw, in_tmp / "curated", Ingest(size=32, label_format=label_format, label_tag=tag))
+    assert curated.load(in_tmp / "curated").classes == (["c", "d"] if tag else ["a", "b"])
+
+
+@pytest.mark.parametrize("key", ["SOPInstanceUID", "PatientID", "file_name"])
+def test_labels_by_what_is_in_the_header(archive: Path, in_tmp: Path, key: str) -> None:
+    rows = []
+    for path in sorted(archive.glob("study*/*")):
+        header = pydicom.dcmread(path)
+        rows.append((path.name if key == "file_name" else str(header[key].value), "ab"[int(header.PatientID[-1]) % 2]))
+    labels = write_labels(in_tmp / "table.csv", list(dict.fromkeys(rows)), f"{key},label")
+    counts = ingest.run(archive, labels, in_tmp / "curated", PARAMS)
+    assert counts["curated"] == 12
+
+
+def test_several_findings_are_settled_by_the_params(in_tmp: Path) -> None:
+    raw, rng = in_tmp / "raw", np.random.default_rng(0)
+    rows = []
+    for k, label in enumerate(["a", "a", "b", "b", "a|b", "c", "b;c"]):
+        write_film(raw / f"{k}", rng.integers(0, 4096, (32, 32), dtype=np.uint16), patient=f"P{k}")
+        rows.append((f"{k}", label))
+    labels = write_labels(in_tmp / "labels.csv", rows)
+
+    def curate(**how: Any) -> tuple[dict[str, int], dict[str, int]]:
+        counts = ingest.run(raw, labels, in_tmp / "curated", Ingest(size=32, **how))
+        return dict(Counter(curated.load(in_tmp / "curated").manifest["label"])), counts["reasons"]
+
+    assert curate(classes=["a", "b"]) == ({"a": 2, "b": 3}, {"several_labels": 1, "other_class": 1})
+    assert curate(classes=["b", "a"], multi_label="first") == ({"a": 2, "b": 4}, {"other_class": 1})
+
+
+def ingest_in_a_process(archive: Path, out: Path) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([Path(sys.executable).with_name("xraysynth"), "ingest", archive, out])
+
+
+@pytest.fixture
+def larger_archive(in_tmp: Path) -> Path:
+    raw, rng = in_tmp / "larger", np.random.default_rng(0)
+    rows = [(f"{k:03}", "ab"[k % 2]) for k in range(300)]
+    for name, _ in rows:
+        write_film(raw / name, rng.integers(0, 4096, (128, 128), dtype=np.uint16), patient=name)
+    write_labels(raw / "labels.csv", rows)
+    grown_old(raw)
+    return raw
+
+
+def test_killed_at_any_moment_and_run_again(larger_archive: Path, in_tmp: Path) -> None:
+    """After kill -9 there is either no set or a whole one, no worker lives on, and the next run is as the first."""
+    undisturbed = in_tmp / "undisturbed"
+    start = time.monotonic()
+    assert ingest_in_a_process(larger_archive, undisturbed).wait() == 0
+    needed = time.monotonic() - start
+    expected = results(undisturbed)
+    moments = np.random.default_rng().uniform(0.2, 1.0, 10) * needed
+    for k, moment in enumerate(moments):
+        Path(".xraysynth/decoded.sqlite").unlink(missing_ok=True)
+        out = in_tmp / f"killed{k}"
+        process = ingest_in_a_process(larger_archive, out)
+        time.sleep(moment)
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.kill()
+        process.wait()
+        assert not psutil.wait_procs(children, timeout=10)[1]
+        if out.exists():
+            assert results(out) == expected
+        assert ingest_in_a_process(larger_archive, out).wait() == 0
+        assert results(out) == expected, f"killed after {moment} s of {needed} s"
+        assert not list(in_tmp.glob(".killed*"))
+
+
+def test_a_worker_killed_from_outside_costs_no_film(larger_archive: Path, in_tmp: Path) -> None:
+    process = ingest_in_a_process(larger_archive, in_tmp / "out")
+    victims: list[psutil.Process] = []
+    while not victims and process.poll() is None:
+        victims = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+    time.sleep(0.5)
+    for victim in victims[:1]:
+        victim.kill()
+    assert process.wait() == 0
+    assert len(curated.load(in_tmp / "out").manifest) == 300
