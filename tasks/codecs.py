@@ -13,7 +13,6 @@ import numpy as np
 import pydicom
 from PIL import Image, ImageFile
 from pydicom.encaps import get_frame
-from pydicom.pixels.utils import pixel_array
 from pydicom.uid import RLELossless
 
 from tasks.reading import Refused
@@ -24,6 +23,7 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 END_WITHIN = 64  # bytes from the end of a fragment where the end-of-image marker must lie; padding follows it
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}  # of JPEG (ITU-T T.81) and JPEG-LS (T.87)
 STANDALONE = {0x01, *range(0xD0, 0xDA)}  # markers without a length
+START_OF_JPEG_2000 = b"\xff\x4f\xff\x51"
 JPEG_LOSSLESS, JPEG_LS = 0xC3, 0xF7
 
 
@@ -58,11 +58,13 @@ def stored_values(header: pydicom.Dataset, largest_step: int) -> Stored:
     Raises Refused (truncated, decode_failed, unsupported_encoding); a decoder's own errors pass through.
     """
     syntax = header.file_meta.TransferSyntaxUID
+    if not syntax.is_transfer_syntax:
+        raise Refused("unsupported_encoding", "no decoder for this transfer syntax")
     if not syntax.is_compressed or syntax.is_deflated:
         return Stored(_native(header))
-    if syntax == RLELossless:
-        return Stored(_patterns(pixel_array(header, correct_unused_bits=False)))
     code = get_frame(header.PixelData, 0, number_of_frames=1)
+    if syntax == RLELossless:
+        return Stored(_run_lengths(code, header.Rows, header.Columns, header.BitsAllocated // 8))
     stream = _inspect(code)
     if (stream.rows, stream.columns) != (header.Rows, header.Columns):
         raise Refused("decode_failed", "the compressed picture has another size than the header says")
@@ -72,14 +74,37 @@ def stored_values(header: pydicom.Dataset, largest_step: int) -> Stored:
         raise Refused("unsupported_encoding", f"{stream.bits} bits a pixel; up to 16 are read")
     if b"\xff\xd9" not in code[-END_WITHIN:]:
         raise Refused("truncated", "the compressed picture has no end")
-    return _decode(code, stream, largest_step)
+    stored = _decode(code, stream, largest_step)
+    if stored.values.shape != (-(-stream.rows // stored.step), -(-stream.columns // stored.step)):
+        raise Refused("decode_failed", "the compressed picture has another size than it says")
+    if header.PixelRepresentation == 0 and not stream.signed and int(stored.values.max()) >> header.BitsStored:
+        raise Refused("decode_failed", f"pixels need more than the {header.BitsStored} bits that the header says")
+    return stored
 
 
 def _native(header: pydicom.Dataset) -> np.ndarray:
     expected = header.Rows * header.Columns * header.BitsAllocated // 8
-    if len(header.PixelData) < expected:
-        raise Refused("truncated", f"{len(header.PixelData):,} bytes of pixels where {expected:,} are declared")
-    return _patterns(pixel_array(header, view_only=True, correct_unused_bits=False))
+    data = header.PixelData or b""
+    if len(data) < expected:
+        raise Refused("truncated", f"{len(data):,} bytes of pixels where {expected:,} are declared")
+    if len(data) >= 2 * expected:
+        raise Refused("multi_frame", "pixel data for more than one frame")
+    order = "<" if header.file_meta.TransferSyntaxUID.is_little_endian else ">"
+    if order == ">" and header.BitsAllocated == 8 and header["PixelData"].VR == "OW":
+        data = np.frombuffer(data, "u2", len(data) // 2).byteswap().tobytes()  # pairs of pixels are words
+    values = np.frombuffer(data, f"{order}u{header.BitsAllocated // 8}", header.Rows * header.Columns)
+    return _patterns(values.reshape(header.Rows, header.Columns))
+
+
+def _run_lengths(code: bytes, rows: int, columns: int, itemsize: int) -> np.ndarray:
+    """RLE of PS3.5 Annex G. pylibjpeg-rle panics on damaged streams, which no `except Exception` catches."""
+    expected = rows * columns * itemsize
+    if code[:4] != struct.pack("<I", itemsize):
+        raise Refused("decode_failed", f"run lengths are not in {itemsize} segments")
+    decoded = imagecodecs.dicomrle_decode(code, f"<u{itemsize}")
+    if len(decoded) < expected:
+        raise Refused("truncated", f"{len(decoded):,} bytes of pixels where {expected:,} are declared")
+    return np.frombuffer(decoded, f"<u{itemsize}", rows * columns).reshape(rows, columns)
 
 
 def _patterns(values: np.ndarray) -> np.ndarray:
@@ -89,7 +114,7 @@ def _patterns(values: np.ndarray) -> np.ndarray:
 def _inspect(code: bytes) -> Stream:
     """Read the main header of a JPEG, JPEG-LS or JPEG 2000 stream."""
     try:
-        start = code.find(b"\xff\x4f\xff\x51", 0, 4096)  # the stream may be wrapped in a JP2 file
+        start = code.find(START_OF_JPEG_2000, 0, 4096)  # the stream may be wrapped in a JP2 file
         return _inspect_jpeg_2000(code[start:]) if start >= 0 else _inspect_jpeg(code)
     except (struct.error, IndexError):
         raise Refused("truncated", "the compressed picture ends in its header") from None
@@ -147,6 +172,7 @@ def decode_jpeg(image: Image.Image, reductions: int) -> Stored:
 
 def _decode_jpeg_2000(code: bytes, stream: Stream, reductions: int) -> Stored:
     """A low-pass sample lies on the first of the samples it stands for, so the first stays at half a pixel."""
+    code = code[code.find(START_OF_JPEG_2000) :]  # what was inspected, whatever a JP2 file says around it
     image = Image.open(io.BytesIO(code), formats=["JPEG2000"])
     step = 1 << reductions
     if reductions:

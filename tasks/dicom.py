@@ -16,6 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.valuerep import PersonName
 
 from tasks.codecs import stored_values
 from tasks.greyscale import all_values, look_up, percentile_range, stretch
@@ -42,40 +43,38 @@ pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 def read_dicom(content: bytes, reading: Reading) -> Film:
     """Decode one DICOM file. Raises Refused with the reason."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        header = _parse(content)
-        if any("end of file" in str(warning.message).lower() for warning in said):
-            raise Refused("truncated", "the file ends before its data set does")
-        try:
-            _check_header(header, reading)
-        except Refused:
-            raise
-        except Exception as error:  # header values can be damaged in as many ways as there are values
-            raise Refused("unreadable", f"the DICOM header cannot be used: {type(error).__name__}") from None
-        try:
-            return _film(header, reading)
-        except (Refused, MemoryError):
-            raise
-        except NotImplementedError as error:
-            raise Refused(
-                "unsupported_encoding", f"no decoder for this transfer syntax: {type(error).__name__}"
-            ) from None
-        except Exception as error:  # the same for decoders
-            raise Refused("decode_failed", f"the pixels cannot be decoded: {type(error).__name__}") from None
+    header = _parse(content)
+    try:
+        _check_header(header, reading)
+    except Refused:
+        raise
+    except Exception as error:  # header values can be damaged in as many ways as there are values
+        raise Refused("unreadable", f"the DICOM header cannot be used: {type(error).__name__}") from None
+    try:
+        return _film(header, reading)
+    except (Refused, MemoryError):
+        raise
+    except NotImplementedError as error:
+        raise Refused("unsupported_encoding", f"no decoder for this transfer syntax: {type(error).__name__}") from None
+    except Exception as error:  # the same for decoders
+        raise Refused("decode_failed", f"the pixels cannot be decoded: {type(error).__name__}") from None
 
 
 def _parse(content: bytes) -> pydicom.Dataset:
     try:
-        whole = content[128:132] == b"DICM"
-        header = pydicom.dcmread(io.BytesIO(content)) if whole else _parse_bare(content)
-        if "TransferSyntaxUID" not in header.file_meta:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            whole = content[128:132] == b"DICM"
+            header = pydicom.dcmread(io.BytesIO(content)) if whole else _parse_bare(content)
+        if any("end of file" in str(warning.message).lower() for warning in said):
+            raise Refused("truncated", "the file ends before its data set does")
+        if not header.file_meta.get("TransferSyntaxUID"):
             implicit, little = header.original_encoding
             header.file_meta.TransferSyntaxUID = (
                 ExplicitVRBigEndian if not little else ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
             )
         return header
-    except MemoryError:
+    except (Refused, MemoryError):
         raise
     except InvalidDicomError:
         raise Refused("not_dicom", "neither DICOM, PNG, JPEG nor TIFF") from None
@@ -111,9 +110,12 @@ def _check_header(header: pydicom.Dataset, reading: Reading) -> None:
         or (header.get("SamplesPerPixel") or 1) != 1
     ):
         raise Refused("not_monochrome", "not a greyscale image")
-    if "Rows" not in header or "Columns" not in header:
-        raise Refused("unreadable", "the header does not say Rows and Columns")
-    reading.check_size(int(header.Rows), int(header.Columns))
+    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
+        if not isinstance(header.get(keyword), int):
+            raise Refused("unreadable", f"{keyword} is missing or no number")
+    reading.check_size(header.Rows, header.Columns)
+    if header.PixelRepresentation not in (0, 1):
+        raise Refused("unreadable", "PixelRepresentation is neither 0 nor 1")
     if header.BitsAllocated not in (8, 16) or not 1 <= header.BitsStored <= header.BitsAllocated:
         raise Refused("unsupported_encoding", "pixels are neither 8 nor 16 bits wide")
     if reading.lateral == "refuse" and _is_lateral(header):
@@ -130,7 +132,7 @@ _SPECIES_TEXTS = ("InstitutionName", "AcquisitionDeviceProcessingDescription", "
 
 
 def _is_lateral(header: pydicom.Dataset) -> bool:
-    codes = {str(item.get("CodeValue")) for item in header.get("ViewCodeSequence") or ()}
+    codes = {_text(item, "CodeValue") for item in header.get("ViewCodeSequence") or ()}
     return _text(header, "ViewPosition").replace(" ", "") in LATERAL_VIEWS or bool(codes & LATERAL_CODES)
 
 
@@ -145,9 +147,9 @@ def _film(header: pydicom.Dataset, reading: Reading) -> Film:
         stored.step,
         stored.first,
         aspect,
-        patient=str(header.get("PatientID") or "").strip(),
-        instance=str(header.get("SOPInstanceUID") or ""),
-        label=_joined(header.get(reading.label_tag)) if reading.label_tag else "",
+        patient=_said(header.get("PatientID")),
+        instance=_said(header.get("SOPInstanceUID")),
+        label=_label(header, reading),
         facts={**_facts(header), "display": display},
     )
 
@@ -162,6 +164,8 @@ def _display_table(header: pydicom.Dataset, pixels: np.ndarray, window: str) -> 
         if keyword in header and header[keyword].is_empty:
             del header[keyword]
     values = apply_modality_lut(stored, header)
+    if not np.isfinite(values).all():
+        raise Refused("decode_failed", "rescaling gives values that are not numbers")
     padded = _padding(header, stored)
     named, luts = _named(header, window), header.get("VOILUTSequence")
     if luts and not (named and named[0] == "window"):
@@ -206,7 +210,7 @@ def _named(header: pydicom.Dataset, name: str) -> tuple[str, int] | None:
     }
     for kind, names in explained.items():
         for index, found in enumerate(names):
-            if str(found or "").strip().casefold() == name.strip().casefold():
+            if _said(found).casefold() == name.strip().casefold():
                 return kind, index
     return None
 
@@ -248,12 +252,19 @@ def _all(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, MultiValue) else [value]
 
 
-def _joined(value: Any) -> str:
-    return "\\".join(str(part).strip() for part in _all(value))
+def _label(header: pydicom.Dataset, reading: Reading) -> str:
+    """The element's values that are classes, with a backslash between them; its other text stays here."""
+    values = (_said(value) for value in _all(header.get(reading.label_tag))) if reading.label_tag else ()
+    return "\\".join(value for value in values if value in reading.label_values)
+
+
+def _said(value: Any) -> str:
+    """A value as text; "" for a sequence or bytes: a sequence as text takes minutes when it is deep enough."""
+    return str(value).strip() if isinstance(value, (str, float, int, PersonName)) else ""
 
 
 def _text(header: pydicom.Dataset, keyword: str) -> str:
-    return str(header.get(keyword) or "").strip().upper()
+    return _said(header.get(keyword)).upper()
 
 
 def _facts(header: pydicom.Dataset) -> dict[str, Any]:
@@ -263,7 +274,7 @@ def _facts(header: pydicom.Dataset) -> dict[str, Any]:
         value = _text(header, keyword)
         return value if value in terms else ""
 
-    age = str(header.get("PatientAge") or "")
+    age = _said(header.get("PatientAge"))
     years = int(age[:3]) if len(age) == 4 and age[:3].isascii() and age[:3].isdigit() and age[3] == "Y" else None
     syntax = header.file_meta.TransferSyntaxUID
     return {

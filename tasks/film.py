@@ -1,6 +1,7 @@
 """One film in, display pixels out: DICOM, PNG, JPEG or TIFF to grey levels in [0, 1]."""
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image
@@ -17,10 +18,12 @@ WHITE_IS_ZERO = 0  # PhotometricInterpretation (262) of TIFF
 
 def read_film(content: bytes, reading: Reading = Reading()) -> Film:
     """Decode one file. Raises Refused with the reason, and MemoryError."""
-    for start, kind in PICTURES.items():
-        if content.startswith(start) and content[128:132] != b"DICM":
-            return _read_picture(content, kind, reading)
-    return read_dicom(content, reading)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries quote what they warn of, which can be a name
+        for start, kind in PICTURES.items():
+            if content.startswith(start) and content[128:132] != b"DICM":
+                return _read_picture(content, kind, reading)
+        return read_dicom(content, reading)
 
 
 def _read_picture(content: bytes, kind: str, reading: Reading) -> Film:

@@ -10,60 +10,26 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from tasks import codecs, curated, decoded, dicom, greyscale, pseudonyms, reading, square, workers
-from tasks import film as film_module
+from tasks import codecs, curated, decode, decoded, dicom, film, greyscale, pseudonyms, reading, square, workers
+from tasks.decode import Quarantined, crashed, decode_file
 from tasks.errors import UserError
-from tasks.film import read_film
 from tasks.labels import Labels, decide, read_labels
 from tasks.params import Ingest
 from tasks.progress import track
-from tasks.reading import Reading, Refused
+from tasks.reading import Reading
 from tasks.split import split_patients
-from tasks.square import to_square
 
 QUARANTINE_COLUMNS = ["path", "reason", "sentence", "digest"]
-HEADER_BYTES = 1 << 24  # what a file may hold beside four bytes a pixel
-DECODERS = ("pydicom", "imagecodecs", "pillow", "opencv-python-headless", "pylibjpeg-rle")
+DECODERS = ("pydicom", "imagecodecs", "pillow", "opencv-python-headless")
 Pseudonym = Callable[[str, str], str]
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    """A file that is not taken; the fields are the columns of quarantine.csv. No digest: it was not read."""
-
-    path: str
-    reason: str
-    sentence: str
-    digest: str = ""
-
-    def columns(self) -> tuple[str, ...]:
-        """The row as it is written; a file's name need not be UTF-8."""
-        path = self.path.encode(errors="surrogateescape").decode(errors="backslashreplace")
-        return path, self.reason, self.sentence, self.digest
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A file that was read: SHA-256 `digest`, `state` of its status, and `image` (size, size) uint8 or the refusal."""
-
-    path: str
-    state: str
-    digest: str
-    image: np.ndarray | None = None
-    refusal: tuple[str, str] = ("", "")
-    patient: str = ""
-    instance: str = ""
-    label: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,6 +62,7 @@ def run(source: Path, labels: Path, out: Path, params: Ingest) -> dict[str, Any]
         lateral=params.lateral,
         body_part=params.body_part,
         label_tag=params.label_tag,
+        label_values=tuple(params.classes) if params.label_tag else (),
     )
     with decoded.opened(_settings(how, params.clahe_clip, pseudonym)) as store:
         digests, unchanged = _decode_new(source.resolve(), files, store, how, params, pseudonym, quarantine)
@@ -154,7 +121,7 @@ def _list_files(source: Path, labels: Path) -> tuple[list[str], list[Quarantined
 def _settings(how: Reading, clahe_clip: float, pseudonym: Pseudonym) -> str:
     """Of everything that a decoded film depends on but its file: another value makes the store's films stale."""
     digest = hashlib.sha256(repr((asdict(how), clahe_clip, [version(name) for name in DECODERS])).encode())
-    for module in (codecs, dicom, film_module, greyscale, reading, square):
+    for module in (codecs, decode, dicom, film, greyscale, reading, square):
         digest.update(Path(str(module.__file__)).read_bytes())
     return pseudonym("settings", digest.hexdigest())
 
@@ -186,7 +153,7 @@ def _decode_new(
         print(f"ingest: {unchanged} of {len(files)} files were decoded before and have not changed", flush=True)
     seen: Counter[str] = Counter()
     work = partial(decode_file, source, how, params.clahe_clip)
-    results = workers.each(work, new, partial(_crashed, source), params.executor, params.workers)
+    results = workers.each(work, new, partial(crashed, source), params.executor, params.workers)
     for result in track(results, len(new), "ingest", " films", lambda: f"{seen['refused']} refused"):
         if isinstance(result, Quarantined):
             seen["refused"] += 1
@@ -213,38 +180,6 @@ def _known(path: Path, name: str, store: decoded.DecodedFiles) -> str | None:
         return store.digest(name, decoded.state(path.stat()))
     except OSError:
         return None  # the worker says why
-
-
-def decode_file(source: Path, how: Reading, clahe_clip: float, path: str) -> Decoded | Quarantined:
-    """Read one file: parsed once, decoded once, no larger than needed. `path` is relative to `source`."""
-    try:
-        with (source / path).open("rb") as file:
-            status = os.fstat(file.fileno())
-            state = decoded.state(status)
-            limit = 4 * how.max_pixels + HEADER_BYTES
-            if status.st_size > limit:
-                return Quarantined(path, "too_large", f"{status.st_size:,} bytes, not read; the limit is {limit:,}")
-            content = file.read()
-    except OSError as error:
-        return Quarantined(path, "unreadable", f"the file cannot be read: {error.strerror}")
-    digest = hashlib.sha256(content).hexdigest()
-    try:
-        film = read_film(content, how)
-        image = to_square(film, how.size or max(film.shape), how.fit, clahe_clip)
-    except Refused as refused:
-        return Decoded(path, state, digest, refusal=(refused.reason, refused.sentence))
-    except MemoryError:
-        return Decoded(path, state, digest, refusal=("too_large", "decoding needs more memory than a worker may use"))
-    return Decoded(path, state, digest, image, ("", ""), film.patient, film.instance, film.label, film.facts)
-
-
-def _crashed(source: Path, path: str) -> Quarantined:
-    sentence = "its decoder crashed, or took too long or too much memory"
-    try:
-        with (source / path).open("rb") as file:
-            return Quarantined(path, "decoder_crashed", sentence, hashlib.file_digest(file, "sha256").hexdigest())
-    except OSError:
-        return Quarantined(path, "decoder_crashed", sentence)
 
 
 def _settle(

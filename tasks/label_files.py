@@ -9,8 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-from pyarrow import parquet  # type: ignore[import-untyped]
-
 from tasks.errors import UserError
 
 Row = tuple[str, tuple[str, ...], str, bool]  # key, findings, patient or "", whether the labels contradict themselves
@@ -83,6 +81,8 @@ def open_table(path: Path) -> Table:
     """
     with _readable(path):
         if _is_parquet(path):
+            from pyarrow import parquet  # type: ignore[import-untyped]  # 60 MB that CSV does not need
+
             names = parquet.read_schema(path).names
         else:
             with path.open(newline="", encoding="utf-8-sig") as file:
@@ -97,6 +97,8 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _parquet_rows(path: Path, at: Sequence[int]) -> Iterator[tuple[str, ...]]:
+    from pyarrow import parquet
+
     with parquet.ParquetFile(path) as file:
         names = [file.schema_arrow.names[k] for k in at]
         for batch in file.iter_batches(columns=names):

@@ -85,7 +85,7 @@ def _votes(said: Iterable[tuple[str, str, str]]) -> Iterator[Row]:
 
 def _is_one(table: Table, cell: str) -> bool:
     if cell not in ("0", "1"):
-        raise UserError(f"{table.path} has {cell!r} where VinDr-CXR has 0 or 1; take its file as it was published")
+        raise UserError(f"{table.path} has another value where VinDr-CXR has 0 or 1; take its file as it was published")
     return cell == "1"
 
 

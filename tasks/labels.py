@@ -133,14 +133,9 @@ def _collect(
     Rows about the same file, or the same identifier, become one entry.
     """
 
-    @cache  # what many rows say is checked and kept once
-    def checked(findings: tuple[str, ...]) -> tuple[str, ...]:
-        for name in findings:
-            if not CLASS_NAME.fullmatch(name):
-                raise UserError(
-                    f"{path}: the label {name!r} is no class name; use letters, digits, '_', '-', '.' and blanks"
-                )
-        return findings
+    @cache  # many rows, few labels
+    def are_classes(findings: tuple[str, ...]) -> bool:
+        return all(CLASS_NAME.fullmatch(name) for name in findings)
 
     @cache
     def entry(findings: tuple[str, ...], patient: str, conflict: bool) -> Entry:
@@ -151,8 +146,12 @@ def _collect(
     shared: set[str] = set()
     count = lost = 0
     for name, findings, patient, conflict in rows:
-        findings, place = checked(findings), place_of(name)
+        place = place_of(name)
         count += 1
+        if not are_classes(findings):  # what stands there is not quoted: in a wrong column it may be somebody's name
+            raise UserError(
+                f"{path}: the label of entry {count:,} is no class name; use letters, digits, '_', '-', '.' and blanks"
+            )
         if place is None:
             shared.add(name)
         elif place:

@@ -90,6 +90,8 @@ class Ingest(Section):
     def _labels_can_be_found(self) -> "Ingest":
         if (self.label_format == "dicom_tag") != bool(self.label_tag):
             raise ValueError("label_format dicom_tag needs label_tag, the keyword of an element, and nothing else does")
+        if self.label_tag and not self.classes:
+            raise ValueError("label_format dicom_tag needs classes: other text of the element may name a patient")
         if self.multi_label == "first" and not self.classes:
             raise ValueError("multi_label first needs classes: their order says which finding wins")
         return self

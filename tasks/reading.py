@@ -20,7 +20,8 @@ class Refused(Exception):
 class Reading:
     """How films are read. With `size` (pixels) a codec may decode at reduced resolution, down to what `fit` needs.
 
-    `window` prefers the VOI window or LUT of that name; `label_tag` is the keyword of a DICOM element to hand on.
+    `window` prefers the VOI window or LUT of that name. `label_tag` is the keyword of a DICOM element of which those
+    values are handed on that are among `label_values`.
     """
 
     size: int | None = None
@@ -30,10 +31,11 @@ class Reading:
     lateral: Literal["refuse", "take"] = "refuse"
     body_part: Literal["chest", "any"] = "chest"
     label_tag: str = ""
+    label_values: tuple[str, ...] = ()
 
     def check_size(self, rows: int, columns: int) -> None:
         """Raises Refused for an empty picture and for one above the limit; to be called before decoding."""
-        if not 0 < rows * columns <= self.max_pixels:
+        if min(rows, columns) < 1 or rows * columns > self.max_pixels:
             raise Refused("too_large", f"{rows} x {columns} pixels; the limit is {self.max_pixels:,}")
 
     def largest_step(self, rows: int, columns: int, aspect: float) -> int:

@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tasks.simulate import simulate
+from tests.canaries import Archive
 
 ROOT = Path(__file__).resolve().parents[1]
 GUARD = ROOT / "tests" / "guard"
@@ -19,7 +22,7 @@ PROJECT_FILES = (
     *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"),
 )
 TINY = {  # what the sections of params.yaml become: seconds instead of minutes
-    "ingest": {"size": 16},
+    "ingest": {"size": 16, "classes": ["normal", "effusion", "pneumonia"], "max_quarantined": 0.8},
     "models": {"msg_sagan": {"attention_resolutions": [8]}},
     "train": {"width": 8, "kimg": 0.03, "batch": 4},
     "encoder": {"steps": 5},
@@ -31,11 +34,12 @@ TINY = {  # what the sections of params.yaml become: seconds instead of minutes
 
 @dataclass(frozen=True)
 class TinyProject:
-    """A copy of the project with a small simulated archive; git and DVC repository."""
+    """A copy of the project with a small simulated archive full of canaries; git and DVC repository."""
 
     path: Path
     env: dict[str, str]  # of a user who has configured nothing; no network but loopback
     attempts: Path  # to reach the network, one a line; absent if there were none
+    archive: Archive
     flow: subprocess.CompletedProcess[str] = field(
         default_factory=lambda: subprocess.CompletedProcess([], 1)
     )  # `python -m flows.pipeline`, the first run
@@ -64,7 +68,7 @@ class TinyProject:
     def copy(self, to: Path) -> "TinyProject":
         """The same at another place, to be changed at will."""
         shutil.copytree(self.path, to, symlinks=True)
-        return TinyProject(to, self.env, self.attempts, self.flow)
+        return TinyProject(to, self.env, self.attempts, self.archive, self.flow)
 
 
 def _merged(old: Any, new: Any) -> Any:
@@ -83,6 +87,7 @@ def guarded_environment(home: Path, attempts: Path) -> dict[str, str]:
     return {
         "PATH": os.pathsep.join(path),
         "HOME": str(home),
+        "TMPDIR": str(home),  # what is left there is searched too
         "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),  # matplotlib's fonts
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(GUARD),
@@ -93,23 +98,27 @@ def guarded_environment(home: Path, attempts: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
-    """The project after a first `python -m flows.pipeline` on 14 simulated patients. Don't change it: copy."""
+    """The project after a first `python -m flows.pipeline` on 14 simulated patients, and on films of all other kinds.
+
+    Don't change it: copy.
+    """
     base = tmp_path_factory.mktemp("tiny")
     (base / "home").mkdir()
     attempts = base / "attempts"
-    project = TinyProject(base / "project", guarded_environment(base / "home", attempts), attempts)
+    path, environment = base / "project", guarded_environment(base / "home", attempts)
     for name in PROJECT_FILES:
-        target = project.path / name
+        target = path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, target)
+    simulate(path / "data/raw", patients=14, seed=1)
+    project = TinyProject(path, environment, attempts, Archive(path / "data/raw"))
     project.edit_params(TINY)
     project.git("init", "--quiet", "--initial-branch=main")
-    project.run("xraysynth", "simulate", "data/raw", "--patients", "14", "--seed", "1")
     project.run("dvc", "add", "--quiet", "data/raw")
     done = project.run("python", "-m", "flows.pipeline", check=False, activated=False)
     project.git("add", "--all")
     project.git("commit", "--quiet", "--message", "first run")
-    return TinyProject(project.path, project.env, attempts, done)
+    return replace(project, flow=done)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks import curated, ingest
+from tasks import curated, decode, ingest
 from tasks.film import read_film
 from tasks.params import Ingest
 from tasks.reading import Reading
@@ -63,8 +63,8 @@ def test_every_file_of_the_zoo_ends_where_a_radiologist_would_expect(tmp_path: P
     expected = {name: reason for reason, names in ZOO.items() for name in names}
     found = {}
     for path in sorted(source.iterdir()):
-        outcome = ingest.decode_file(source, Reading(size=64), 0.0, path.name)
-        assert isinstance(outcome, ingest.Decoded), path.name
+        outcome = decode.decode_file(source, Reading(size=64), 0.0, path.name)
+        assert isinstance(outcome, decode.Decoded), path.name
         found[path.name] = outcome.refusal[0] or "taken"
         if outcome.image is not None:
             assert outcome.image.std() > 20, path.name

@@ -285,8 +285,10 @@ def test_a_missing_transfer_syntax_is_found_out() -> None:
 def test_the_tag_that_holds_the_label() -> None:
     content = to_bytes(make_film(ramp(), StudyDescription="pneumonia", ImageType=["ORIGINAL", "PRIMARY"]))
     assert read_film(content).label == ""
-    assert read_film(content, Reading(label_tag="StudyDescription")).label == "pneumonia"
-    assert read_film(content, Reading(label_tag="ImageType")).label == "ORIGINAL\\PRIMARY"
+    assert read_film(content, Reading(label_tag="StudyDescription", label_values=("pneumonia",))).label == "pneumonia"
+    assert read_film(content, Reading(label_tag="StudyDescription", label_values=("normal",))).label == ""
+    both = Reading(label_tag="ImageType", label_values=("PRIMARY", "ORIGINAL"))
+    assert read_film(content, both).label == "ORIGINAL\\PRIMARY"
 
 
 def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:

@@ -305,7 +305,8 @@ def test_labels_from_the_films_themselves(in_tmp: Path, label_format: Literal["f
         pixels = rng.integers(0, 4096, (32, 32), dtype=np.uint16)
         write_film(raw / "ab"[k % 2] / f"{k}", pixels, patient=f"P{k}", StudyDescription="cd"[k % 2])
     tag = "StudyDescription" if label_format == "dicom_tag" else ""
-    ingest.run(raw, raw, in_tmp / "curated", Ingest(size=32, label_format=label_format, label_tag=tag))
+    how = Ingest(size=32, label_format=label_format, label_tag=tag, classes=["c", "d"] if tag else [])
+    ingest.run(raw, raw, in_tmp / "curated", how)
     assert curated.load(in_tmp / "curated").classes == (["c", "d"] if tag else ["a", "b"])
 
 

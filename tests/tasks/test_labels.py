@@ -342,8 +342,8 @@ IS_TEXT = "use letters, digits, '_', '-', '.' and blanks"
             "scan,label\na,b\n",
             f"LABELS has no column that says which file a row is about among its 2 columns; {TABLE_NEEDS}",
         ),
-        ("table", "path,label\nx,../../etc\n", f"LABELS: the label '../../etc' is no class name; {IS_TEXT}"),
-        ("table", "path,label\nx,Nodule/Mass\n", f"LABELS: the label 'Nodule/Mass' is no class name; {IS_TEXT}"),
+        ("table", "path,label\nx,../../etc\n", f"LABELS: the label of entry 1 is no class name; {IS_TEXT}"),
+        ("table", "path,label\nx,Nodule/Mass\n", f"LABELS: the label of entry 1 is no class name; {IS_TEXT}"),
         (
             "table",
             "path,label\na,x\nb, with a comma,x\n",
@@ -387,7 +387,7 @@ IS_TEXT = "use letters, digits, '_', '-', '.' and blanks"
         (
             "vindr",
             "image_id,rad_id,Mass\na,R1,maybe\n",
-            "LABELS has 'maybe' where VinDr-CXR has 0 or 1; take its file as it was published",
+            "LABELS has another value where VinDr-CXR has 0 or 1; take its file as it was published",
         ),
         (
             "table",

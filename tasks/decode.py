@@ -1,0 +1,84 @@
+"""One file to one curated image, in a worker process: it imports little, for every worker pays for that in memory."""
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks import decoded
+from tasks.film import read_film
+from tasks.reading import Reading, Refused
+from tasks.square import to_square
+
+HEADER_BYTES = 1 << 24  # what a file may hold beside four bytes a pixel
+UNFORESEEN = "the film is damaged in a way that no check foresaw"
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A file that is not taken; the fields are the columns of quarantine.csv. No digest: it was not read."""
+
+    path: str
+    reason: str
+    sentence: str
+    digest: str = ""
+
+    def columns(self) -> tuple[str, ...]:
+        """The row as it is written; a file's name need not be UTF-8."""
+        path = self.path.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        return path, self.reason, self.sentence, self.digest
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A file that was read: SHA-256 `digest`, `state` of its status, and `image` (size, size) uint8 or the refusal."""
+
+    path: str
+    state: str
+    digest: str
+    image: np.ndarray | None = None
+    refusal: tuple[str, str] = ("", "")
+    patient: str = ""
+    instance: str = ""
+    label: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def decode_file(source: Path, how: Reading, clahe_clip: float, path: str) -> Decoded | Quarantined:
+    """Read one file: parsed once, decoded once, no larger than needed. `path` is relative to `source`."""
+    try:
+        with (source / path).open("rb") as file:
+            status = os.fstat(file.fileno())
+            state = decoded.state(status)
+            limit = 4 * how.max_pixels + HEADER_BYTES
+            if status.st_size > limit:
+                return Quarantined(path, "too_large", f"{status.st_size:,} bytes, not read; the limit is {limit:,}")
+            content = file.read()
+    except OSError as error:
+        return Quarantined(path, "unreadable", f"the file cannot be read: {error.strerror}")
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        film = read_film(content, how)
+        image = to_square(film, how.size or max(film.shape), how.fit, clahe_clip)
+        if image.min() == image.max():
+            raise Refused("blank", "every pixel looks the same")
+    except Refused as refused:
+        return Decoded(path, state, digest, refusal=(refused.reason, refused.sentence))
+    except MemoryError:
+        return Decoded(path, state, digest, refusal=("too_large", "decoding needs more memory than a worker may use"))
+    except Exception as error:  # no file, whatever is in it, ends a run
+        return Decoded(path, state, digest, refusal=("decode_failed", f"{UNFORESEEN}: {type(error).__name__}"))
+    return Decoded(path, state, digest, image, ("", ""), film.patient, film.instance, film.label, film.facts)
+
+
+def crashed(source: Path, path: str) -> Quarantined:
+    """The row of a file that ended its worker."""
+    sentence = "its decoder crashed, or took too long or too much memory"
+    try:
+        with (source / path).open("rb") as file:
+            return Quarantined(path, "decoder_crashed", sentence, hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError:
+        return Quarantined(path, "decoder_crashed", sentence)
