@@ -66,7 +66,7 @@ class DecodedFiles:
     def record(self, digest: str) -> dict[str, Any]:
         """What was put for `digest`, with the digest of its image as `picture` ("" for a refused film)."""
         row = self._row("record, image", digest)
-        picture = "" if row[1] is None else hashlib.sha256(row[1]).hexdigest()
+        picture = "" if row[1] is None else hashlib.blake2b(row[1], digest_size=16).hexdigest()
         return {**json.loads(row[0]), "picture": picture}
 
     def image(self, digest: str, size: int) -> np.ndarray:

@@ -9,12 +9,12 @@ import hashlib
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from tasks.errors import UserError
 from tasks.labels import Labels, decide, read_labels
 from tasks.params import Ingest
 from tasks.progress import track
-from tasks.reading import Reading
+from tasks.reading import FACTS, Reading
 from tasks.split import split_patients
 
 QUARANTINE_COLUMNS = ["path", "reason", "sentence", "digest"]
@@ -32,14 +32,12 @@ DECODERS = ("pydicom", "imagecodecs", "pillow", "opencv-python-headless")
 Pseudonym = Callable[[str, str], str]
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(NamedTuple):
     """A film that becomes a row of the manifest; `patient` is a pseudonym."""
 
     digest: str
     label: str
     patient: str
-    facts: dict[str, Any]
 
 
 def run(source: Path, labels: Path, out: Path, params: Ingest) -> dict[str, Any]:
@@ -190,33 +188,33 @@ def _settle(
     The same picture under two labels or of two patients is a conflict, and none of its files is taken.
     """
     refused: list[Quarantined] = []
-    claims: dict[str, set[tuple[str, str]]] = defaultdict(set)  # by picture: (label, patient)
     films: list[tuple[str, str, Taken]] = []
+    first: dict[str, Taken] = {}  # by picture
+    conflicts: dict[str, tuple[str, str]] = {}  # by picture: reason and sentence
     for path, digest in digests.items():
         record = store.record(digest)
         answer = _label_and_patient(path, record, table, params)
         if isinstance(answer, Quarantined):
             refused.append(Quarantined(path, answer.reason, answer.sentence, digest))
             continue
-        claims[record["picture"]].add(answer)
-        facts = {
-            name: sys.intern(value) if isinstance(value, str) else value for name, value in record["facts"].items()
-        }
-        films.append((path, record["picture"], Taken(digest, *answer, facts)))
-    taken: dict[str, Taken] = {}
+        picture, row = record["picture"], Taken(digest, *answer)
+        known = first.setdefault(picture, row)
+        if known.label != row.label:
+            conflicts[picture] = "conflicting_labels", "the same picture comes with different labels"
+        elif known.patient != row.patient:
+            conflicts.setdefault(
+                picture, ("conflicting_patients", "the same picture comes as that of several patients")
+            )
+        films.append((path, picture, row))
+    taken: list[Taken] = []
     for path, picture, row in films:
-        named = {label for label, _ in claims[picture]}, {patient for _, patient in claims[picture]}
-        if len(named[0]) > 1:
-            sentence = f"the same picture comes with {len(named[0])} labels"
-            refused.append(Quarantined(path, "conflicting_labels", sentence, row.digest))
-        elif len(named[1]) > 1:
-            sentence = f"the same picture comes as that of {len(named[1])} patients"
-            refused.append(Quarantined(path, "conflicting_patients", sentence, row.digest))
-        elif picture in taken:
+        if picture in conflicts:
+            refused.append(Quarantined(path, *conflicts[picture], row.digest))
+        elif first[picture] is not row:
             refused.append(Quarantined(path, "duplicate", "a film with the same picture was taken already", row.digest))
         else:
-            taken[picture] = row
-    return list(taken.values()), refused
+            taken.append(row)
+    return taken, refused
 
 
 def _label_and_patient(path: str, film: dict[str, Any], table: Labels, params: Ingest) -> tuple[str, str] | Quarantined:
@@ -263,20 +261,21 @@ def _write(
     counts: dict[str, Any],
 ) -> None:
     writer = curated.ShardWriter(folder)
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for row in taken:
-            shard, place = writer.add(store.image(row.digest, params.size))
-            yield {
-                "image_id": pseudonym("image_id", row.digest),
-                "patient_id": row.patient,
-                "label": row.label,
-                "split": "",
-                "shard": sys.intern(shard),
-                "row": place,
-                **row.facts,
-            }
-
-    manifest = pd.DataFrame(rows())
+    columns: dict[str, list[Any]] = defaultdict(list)  # values that repeat are the same object: flat in memory
+    for row in track(taken, len(taken), "curate", " films"):
+        shard, place = writer.add(store.image(row.digest, params.size))
+        facts = store.record(row.digest)["facts"]
+        values = {
+            "image_id": pseudonym("image_id", row.digest),
+            "patient_id": row.patient,
+            "label": row.label,
+            "split": "",
+            "shard": shard,
+            "row": place,
+            **{name: facts.get(name, "") for name in FACTS},
+        }
+        for name, value in values.items():
+            columns[name].append(sys.intern(value) if isinstance(value, str) else value)
+    manifest = pd.DataFrame(columns)
     manifest["split"] = split_patients(manifest, params.split, params.seed)
     curated.save_index(folder, manifest, sorted(manifest["label"].unique()), params.size, writer, **counts)

@@ -6,6 +6,10 @@ from typing import Any, Literal
 import numpy as np
 
 Fit = Literal["pad", "crop", "stretch"]
+FACTS = (  # of a film that may be kept; pictures know fewer
+    *("source_format", "modality", "view", "sex", "age_decade", "photometric", "transfer_syntax"),
+    *("rows", "columns", "bits", "display"),
+)
 
 
 class Refused(Exception):
