@@ -96,6 +96,8 @@ def _check_header(header: pydicom.Dataset, reading: Reading) -> None:
     """Refuse by the header alone, before any decoding."""
     if _text(header, "Modality") not in RADIOGRAPHS:
         raise Refused("not_a_radiograph", f"Modality is not one of {', '.join(sorted(RADIOGRAPHS))}")
+    if _text(header, "PresentationIntentType") == "FOR PROCESSING":
+        raise Refused("for_processing", "raw data of the detector (PresentationIntentType), not what a viewer shows")
     if "PixelData" not in header:
         last: Any = header.get_item(max(header.keys()))
         if isinstance(last, RawDataElement) and len(last.value or b"") < last.length:
@@ -122,13 +124,12 @@ def _check_header(header: pydicom.Dataset, reading: Reading) -> None:
         raise Refused("lateral_view", "a lateral view (ingest.lateral: take keeps these)")
     if reading.body_part == "chest" and _text(header, "BodyPartExamined").replace(" ", "") in OTHER_PARTS:
         raise Refused("not_a_chest", "BodyPartExamined is another part (ingest.body_part: any keeps these)")
-    if any(word in _text(header, keyword) for word in ANIMALS for keyword in _SPECIES_TEXTS) or (
-        _text(header, "PatientSpeciesDescription") not in ("", "HUMAN", "HOMO SAPIENS")
-    ):
+    species = _text(header, "PatientSpeciesDescription")
+    device = "".join(
+        _text(header, keyword) for keyword in ("InstitutionName", "AcquisitionDeviceProcessingDescription")
+    )
+    if species not in ("", "HUMAN", "HOMO SAPIENS") or any(word in device for word in ANIMALS):
         raise Refused("not_human", "the header speaks of an animal")
-
-
-_SPECIES_TEXTS = ("InstitutionName", "AcquisitionDeviceProcessingDescription", "ProtocolName", "StudyDescription")
 
 
 def _is_lateral(header: pydicom.Dataset) -> bool:

@@ -91,6 +91,7 @@ def test_pictures_are_read(bits: int) -> None:
     ("reason", "elements"),
     [
         ("not_a_radiograph", {"Modality": "CT"}),
+        ("for_processing", {"PresentationIntentType": "FOR PROCESSING"}),
         ("no_pixel_data", {"PixelData": None}),
         ("burned_in_annotation", {"BurnedInAnnotation": "YES"}),
         ("multi_frame", {"NumberOfFrames": 3}),

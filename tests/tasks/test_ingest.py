@@ -386,3 +386,16 @@ def test_a_worker_killed_from_outside_costs_no_film(larger_archive: Path, in_tmp
         victim.kill()
     assert process.wait() == 0
     assert len(curated.load(in_tmp / "out").manifest) == 300
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_gives_the_same_set(archive: Path, in_tmp: Path, cluster: str) -> None:
+    import dask
+
+    ingest.run(archive, archive / "labels.csv", in_tmp / "here", PARAMS)
+    Path(".xraysynth/decoded.sqlite").unlink()
+    with dask.config.set({"scheduler-address": cluster}):
+        there = PARAMS.model_copy(update={"executor": "dask"})
+        counts = ingest.run(archive, archive / "labels.csv", in_tmp / "there", there)
+    assert counts["unchanged"] == 0
+    assert results(in_tmp / "there") == results(in_tmp / "here")

@@ -4,7 +4,6 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -53,16 +52,6 @@ def fail(item: int) -> Outcome:
 def test_an_error_of_the_work_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
         list(each(fail, range(3), died, "processes"))
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The address of a Dask cluster of two worker processes on this machine."""
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'xraysynth[dask]'")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, worker_dashboard_address=None, host="127.0.0.1"
-    ) as found:
-        yield found.scheduler_address
 
 
 @pytest.mark.filterwarnings("ignore")
