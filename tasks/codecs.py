@@ -61,10 +61,11 @@ def stored_values(header: pydicom.Dataset, largest_step: int) -> Stored:
     if not syntax.is_transfer_syntax:
         raise Refused("unsupported_encoding", "no decoder for this transfer syntax")
     if not syntax.is_compressed or syntax.is_deflated:
-        return Stored(_native(header))
+        return Stored(_used_bits(_native(header), header))
     code = get_frame(header.PixelData, 0, number_of_frames=1)
     if syntax == RLELossless:
-        return Stored(_run_lengths(code, header.Rows, header.Columns, header.BitsAllocated // 8))
+        lengths = _run_lengths(code, header.Rows, header.Columns, header.BitsAllocated // 8)
+        return Stored(_used_bits(lengths, header))
     stream = _inspect(code)
     if (stream.rows, stream.columns) != (header.Rows, header.Columns):
         raise Refused("decode_failed", "the compressed picture has another size than the header says")
@@ -77,9 +78,25 @@ def stored_values(header: pydicom.Dataset, largest_step: int) -> Stored:
     stored = _decode(code, stream, largest_step)
     if stored.values.shape != (-(-stream.rows // stored.step), -(-stream.columns // stored.step)):
         raise Refused("decode_failed", "the compressed picture has another size than it says")
-    if header.PixelRepresentation == 0 and not stream.signed and int(stored.values.max()) >> header.BitsStored:
-        raise Refused("decode_failed", f"pixels need more than the {header.BitsStored} bits that the header says")
+    if not stream.signed:
+        _check_bits(stored.values, header)
     return stored
+
+
+def _used_bits(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
+    """The BitsStored bits below HighBit, which are not the lowest in some old files, moved down (PS3.5 8.1.1)."""
+    shift = header.get("HighBit", header.BitsStored - 1) + 1 - header.BitsStored
+    if not 0 <= shift <= header.BitsAllocated - header.BitsStored:
+        raise Refused("decode_failed", "HighBit and BitsStored contradict each other")
+    values = values >> shift if shift else values
+    if not any(0x6000 <= tag.group <= 0x60FF for tag in list(header.keys())):  # overlays lie above
+        _check_bits(values, header)
+    return values
+
+
+def _check_bits(values: np.ndarray, header: pydicom.Dataset) -> None:
+    if header.PixelRepresentation == 0 and int(values.max()) >> header.BitsStored:
+        raise Refused("decode_failed", f"pixels need more than the {header.BitsStored} bits that the header says")
 
 
 def _native(header: pydicom.Dataset) -> np.ndarray:
@@ -164,9 +181,9 @@ def _decode(code: bytes, stream: Stream, largest_step: int) -> Stored:
 
 def decode_jpeg(image: Image.Image, reductions: int) -> Stored:
     """Grey values uint8 of an opened JPEG, sides divided by up to 2^`reductions` (8 at most) in the DCT."""
-    width, step = image.width, 1 << min(reductions, 3)
-    image.draft("L", (width // step, image.height // step))
-    step = round(width / image.width)
+    side, step = max(image.size), 1 << min(reductions, 3)
+    image.draft("L", (image.width // step, image.height // step))
+    step = round(side / max(image.size))
     return Stored(np.asarray(image.convert("L")), step, step / 2)
 
 

@@ -47,6 +47,25 @@ class Decoded:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Digested:
+    """A file that was read but not decoded."""
+
+    path: str
+    state: str
+    digest: str
+
+
+def digest_file(source: Path, path: str) -> Digested | Quarantined:
+    """SHA-256 of a file, to find out whether it was decoded before; `path` is relative to `source`."""
+    try:
+        with (source / path).open("rb") as file:
+            state = decoded.state(os.fstat(file.fileno()))
+            return Digested(path, state, hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError as error:
+        return Quarantined(path, "unreadable", f"the file cannot be read: {error.strerror}")
+
+
 def decode_file(source: Path, how: Reading, clahe_clip: float, path: str) -> Decoded | Quarantined:
     """Read one file: parsed once, decoded once, no larger than needed. `path` is relative to `source`."""
     try:
@@ -59,6 +78,8 @@ def decode_file(source: Path, how: Reading, clahe_clip: float, path: str) -> Dec
             content = file.read()
     except OSError as error:
         return Quarantined(path, "unreadable", f"the file cannot be read: {error.strerror}")
+    except MemoryError:
+        return Quarantined(path, "too_large", "reading needs more memory than a worker may use")
     digest = hashlib.sha256(content).hexdigest()
     try:
         film = read_film(content, how)

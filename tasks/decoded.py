@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import UserError
+from tasks.pseudonyms import private_folder
 
 STORE_FILE = Path(".xraysynth/decoded.sqlite")
 UNUSED_DAYS = 30  # after which an entry is dropped
@@ -46,10 +47,23 @@ class DecodedFiles:
         ).fetchone()
         return row[0] if row else None
 
+    def has(self, digest: str) -> bool:
+        """Whether a file with these bytes was decoded with these settings."""
+        return self._row("1", digest) is not None
+
+    def is_empty(self) -> bool:
+        """Whether nothing was decoded with these settings."""
+        query = "select 1 from films where settings = ? limit 1"
+        return self._connection.execute(query, (self._settings,)).fetchone() is None
+
+    def note(self, path: str, state: str, digest: str) -> None:
+        """Keep that the file at `path` has this digest."""
+        self._connection.execute("insert or replace into files values (?, ?, ?)", (path, state, digest))
+
     def put(self, path: str, state: str, digest: str, record: dict[str, Any], image: np.ndarray | None) -> None:
         """Keep a film: `record` is JSON; `image` (size, size) uint8, None for a refused one."""
         content = None if image is None else image.tobytes()
-        self._connection.execute("insert or replace into files values (?, ?, ?)", (path, state, digest))
+        self.note(path, state, digest)
         self._connection.execute(
             "insert or replace into films values (?, ?, ?, ?, ?)",
             (digest, self._settings, time.time(), json.dumps(record), content),
@@ -103,12 +117,16 @@ def opened(settings: str, path: Path = STORE_FILE) -> Iterator[DecodedFiles]:
         yield DecodedFiles(connection, settings)
     except sqlite3.OperationalError as error:
         raise UserError(f"cannot write {path} ({error}); free some room, or let another ingest end first") from None
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        path.unlink()
+        raise UserError(f"{path} was damaged ({error}) and is removed; run again, it is made anew") from None
     finally:
         connection.close()
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     try:
         return _prepared(path)

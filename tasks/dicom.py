@@ -6,6 +6,8 @@ photometric interpretation (C.7.6.3.1.2). Nothing else of a header leaves this m
 
 import io
 import logging
+import math
+import re
 import warnings
 from typing import Any
 
@@ -24,7 +26,7 @@ from tasks.reading import Film, Reading, Refused
 
 RADIOGRAPHS = {"CR", "DX", "DR", "RG", "XR"}  # values of Modality (0008,0060)
 VIEWS = {"PA", "AP", "LL", "RL", "LATERAL", "LLD", "RLD", "LPO", "RPO", "LAO", "RAO"}  # of ViewPosition (0018,5101)
-LATERAL_VIEWS = {"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT"}
+LATERAL_VIEWS = {"LL", "RL", "PROFIL", "PERFIL", "SEITLICH"}  # beside all that says LAT
 LATERAL_CODES = {"399067008", "399173006", "399198007", "R-10236", "R-10238"}  # of ViewCodeSequence, CID 4010
 # Defined terms of BodyPartExamined (PS3.16 Annex L) that are not the chest. Other values, in whatever language, pass.
 OTHER_PARTS = {
@@ -134,7 +136,9 @@ def _check_header(header: pydicom.Dataset, reading: Reading) -> None:
 
 def _is_lateral(header: pydicom.Dataset) -> bool:
     codes = {_text(item, "CodeValue") for item in header.get("ViewCodeSequence") or ()}
-    return _text(header, "ViewPosition").replace(" ", "") in LATERAL_VIEWS or bool(codes & LATERAL_CODES)
+    view = _text(header, "ViewPosition")
+    named = view in LATERAL_VIEWS or ("LAT" in view and "DEC" not in view)  # a lateral decubitus is a frontal view
+    return named or bool(codes & LATERAL_CODES)
 
 
 def _film(header: pydicom.Dataset, reading: Reading) -> Film:
@@ -217,11 +221,13 @@ def _named(header: pydicom.Dataset, name: str) -> tuple[str, int] | None:
 
 
 def _window(header: pydicom.Dataset, index: int) -> tuple[float, float] | None:
-    """Centre and width of a window; None without one, or with a width that shows nothing."""
+    """Centre and width of a window; None without one that makes sense."""
     centres, widths = (_all(header.get(keyword)) for keyword in ("WindowCenter", "WindowWidth"))
-    if index >= min(len(centres), len(widths)) or float(widths[index]) <= 0:
+    try:
+        centre, width = float(centres[index]), float(widths[index])
+    except (IndexError, TypeError, ValueError):  # none, or one that is no number: the pixels are as good without it
         return None
-    return float(centres[index]), float(widths[index])
+    return (centre, width) if width > 0 and math.isfinite(centre) else None
 
 
 def apply_window(values: np.ndarray, centre: float, width: float, function: str = "LINEAR") -> np.ndarray:
@@ -255,7 +261,8 @@ def _all(value: Any) -> list[Any]:
 
 def _label(header: pydicom.Dataset, reading: Reading) -> str:
     """The element's values that are classes, with a backslash between them; its other text stays here."""
-    values = (_said(value) for value in _all(header.get(reading.label_tag))) if reading.label_tag else ()
+    elements = _all(header.get(reading.label_tag)) if reading.label_tag else []
+    values = (part.strip() for element in elements for part in re.split(r"[\\|;]", _said(element)))
     return "\\".join(value for value in values if value in reading.label_values)
 
 

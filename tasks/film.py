@@ -4,14 +4,18 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tasks.codecs import Stored, decode_jpeg
 from tasks.dicom import read_dicom
 from tasks.greyscale import all_values, look_up, percentile_range, stretch
 from tasks.reading import Film, Reading, Refused
 
-PICTURES = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"II*\x00": "TIFF", b"MM\x00*": "TIFF"}
+PICTURES = {  # by the first bytes
+    **{b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG"},
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),  # the last two are BigTIFF
+}
+ORIENTATION, UPRIGHT = 0x0112, 1  # of Exif
 COLOUR = 8  # grey levels between the channels, on average, from which a picture is no radiograph
 WHITE_IS_ZERO = 0  # PhotometricInterpretation (262) of TIFF
 
@@ -28,13 +32,16 @@ def read_film(content: bytes, reading: Reading = Reading()) -> Film:
 
 def _read_picture(content: bytes, kind: str, reading: Reading) -> Film:
     try:
-        with Image.open(io.BytesIO(content), formats=[kind]) as image:
+        with Image.open(io.BytesIO(content), formats=[kind]) as opened:
+            image: Image.Image = opened
             reading.check_size(image.height, image.width)
             if getattr(image, "n_frames", 1) > 1:
                 raise Refused("multi_frame", "more than one page")
+            if kind != "TIFF" and image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:  # Pillow turns TIFF itself
+                image = ImageOps.exif_transpose(image)
             shape = image.height, image.width
             largest = reading.largest_step(*shape, 1.0)
-            stored = _grey(image, largest.bit_length() - 1)
+            stored = _grey(image, kind, largest.bit_length() - 1)
     except (Refused, MemoryError):
         raise
     except Exception as error:  # decoders raise what they like on damaged files
@@ -55,13 +62,13 @@ def _read_picture(content: bytes, kind: str, reading: Reading) -> Film:
     )
 
 
-def _grey(image: Image.Image, reductions: int) -> Stored:
+def _grey(image: Image.Image, kind: str, reductions: int) -> Stored:
     """Grey values uint8 or uint16 of a picture of any mode."""
     if image.mode.startswith("I"):
         wide = np.asarray(image)
         if wide.min() < 0 or wide.max() > 65535:
             raise Refused("unsupported_encoding", "pixels are neither 8 nor 16 bits wide")
-        inverted = image.format == "TIFF" and image.tag_v2.get(262) == WHITE_IS_ZERO  # type: ignore[attr-defined]
+        inverted = kind == "TIFF" and image.tag_v2.get(262) == WHITE_IS_ZERO  # type: ignore[attr-defined]
         return Stored((65535 - wide if inverted else wide).astype(np.uint16))
     if image.mode == "F":
         raise Refused("unsupported_encoding", "floating-point pixels")

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from pydicom.datadict import tag_for_keyword
 
 from tasks import codecs, curated, decode, decoded, dicom, film, greyscale, pseudonyms, reading, square, workers
-from tasks.decode import Quarantined, crashed, decode_file
+from tasks.decode import Digested, Quarantined, crashed, decode_file, digest_file
 from tasks.errors import UserError
 from tasks.labels import Labels, decide, read_labels
 from tasks.params import Ingest
@@ -27,6 +28,7 @@ from tasks.progress import track
 from tasks.reading import FACTS, Reading
 from tasks.split import split_patients
 
+ON_PURPOSE = ("other_class", "several_labels", "duplicate")  # left out as the params say: no sign of damage
 QUARANTINE_COLUMNS = ["path", "reason", "sentence", "digest"]
 DECODERS = ("pydicom", "imagecodecs", "pillow", "opencv-python-headless")
 Pseudonym = Callable[[str, str], str]
@@ -46,6 +48,12 @@ def run(source: Path, labels: Path, out: Path, params: Ingest) -> dict[str, Any]
     Raises UserError for a source, labels or a split that cannot be used, and when more than `max_quarantined` of the
     input is refused; `out` is then left as it was. Refusals are written in either case, then beside `out`.
     """
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"{out} lies in {source}, where the next run would take it for films; choose another place")
+    if params.label_tag and tag_for_keyword(params.label_tag) is None:
+        raise UserError(
+            f"ingest.label_tag {params.label_tag!r} is no keyword of a DICOM element, such as BodyPartExamined"
+        )
     files, quarantine = _list_files(source, labels)
     inputs = len(files) + len(quarantine)
     key = pseudonyms.load_key()
@@ -64,7 +72,7 @@ def run(source: Path, labels: Path, out: Path, params: Ingest) -> dict[str, Any]
     )
     with decoded.opened(_settings(how, params.clahe_clip, pseudonym)) as store:
         digests, unchanged = _decode_new(source.resolve(), files, store, how, params, pseudonym, quarantine)
-        taken, refused = _settle(digests, store, table, params)
+        taken, refused = _settle(digests, store, table, params, pseudonym)
         quarantine = sorted(quarantine + refused, key=lambda row: row.path)
         counts = {
             "inputs": inputs,
@@ -96,23 +104,25 @@ def _list_files(source: Path, labels: Path) -> tuple[list[str], list[Quarantined
     files: list[str] = []
     refused: list[Quarantined] = []
     for folder, subfolders, names in os.walk(root, onerror=refuse):  # pathlib would pass over what it may not read
-        for path in [Path(folder, name) for name in [*names, *subfolders]]:
-            if path.name in subfolders and not path.is_symlink():
-                continue  # walked through in its turn
+        links = [name for name in subfolders if Path(folder, name).is_symlink()]  # others are walked in their turn
+        for path in (Path(folder, name) for name in [*names, *links]):
             relative = path.relative_to(root).as_posix()
-            target = path.resolve() if path.is_symlink() else path
+            try:
+                target = path.resolve() if path.is_symlink() else path
+                regular = target.is_file()
+            except (OSError, RuntimeError):  # a link to itself
+                refused.append(Quarantined(relative, "unreadable", "a symbolic link that leads nowhere"))
+                continue
             if target == table:
                 continue
             if not target.is_relative_to(root):
                 refused.append(Quarantined(relative, "outside_source", "a symbolic link that leads out of the source"))
-            elif target.is_file():
+            elif regular:
                 files.append(relative)
             elif not target.is_dir():
                 refused.append(Quarantined(relative, "unreadable", "neither a file nor a folder"))
-    if not files:
-        raise UserError(
-            f"the folder {source} holds no films; put DICOM, PNG, JPEG or TIFF files there or set ingest.source"
-        )
+    if not files and not refused:
+        raise UserError(f"the folder {source} holds no films; put DICOM or picture files there or set ingest.source")
     return sorted(files), refused
 
 
@@ -146,12 +156,21 @@ def _decode_new(
             digests[path] = found
         else:
             new.append(path)
+    if new and not store.is_empty():  # moved, copied or touched files have the bytes of a film that is known
+        read = workers.each(
+            partial(digest_file, source), new, partial(crashed, source), params.executor, params.workers
+        )
+        for file in read:
+            if isinstance(file, Digested) and store.has(file.digest):
+                store.note(names[file.path], file.state, file.digest)
+                digests[file.path] = file.digest
+        new = [path for path in new if path not in digests]
     unchanged = len(digests)
     if unchanged:
         print(f"ingest: {unchanged} of {len(files)} files were decoded before and have not changed", flush=True)
     seen: Counter[str] = Counter()
-    work = partial(decode_file, source, how, params.clahe_clip)
-    results = workers.each(work, new, partial(crashed, source), params.executor, params.workers)
+    decode_one = partial(decode_file, source, how, params.clahe_clip)
+    results = workers.each(decode_one, new, partial(crashed, source), params.executor, params.workers)
     for result in track(results, len(new), "ingest", " films", lambda: f"{seen['refused']} refused"):
         if isinstance(result, Quarantined):
             seen["refused"] += 1
@@ -181,7 +200,7 @@ def _known(path: Path, name: str, store: decoded.DecodedFiles) -> str | None:
 
 
 def _settle(
-    digests: dict[str, str], store: decoded.DecodedFiles, table: Labels, params: Ingest
+    digests: dict[str, str], store: decoded.DecodedFiles, table: Labels, params: Ingest, pseudonym: Pseudonym
 ) -> tuple[list[Taken], list[Quarantined]]:
     """Join films with labels and patients; of films that show the same picture the first is taken.
 
@@ -193,7 +212,7 @@ def _settle(
     conflicts: dict[str, tuple[str, str]] = {}  # by picture: reason and sentence
     for path, digest in digests.items():
         record = store.record(digest)
-        answer = _label_and_patient(path, record, table, params)
+        answer = _label_and_patient(path, record, table, params, pseudonym)
         if isinstance(answer, Quarantined):
             refused.append(Quarantined(path, answer.reason, answer.sentence, digest))
             continue
@@ -217,7 +236,9 @@ def _settle(
     return taken, refused
 
 
-def _label_and_patient(path: str, film: dict[str, Any], table: Labels, params: Ingest) -> tuple[str, str] | Quarantined:
+def _label_and_patient(
+    path: str, film: dict[str, Any], table: Labels, params: Ingest, pseudonym: Pseudonym
+) -> tuple[str, str] | Quarantined:
     if film["reason"]:
         return Quarantined(path, film["reason"], film["sentence"])
     entry = table.find(path, film["instance"], film["patient"], film["label"])
@@ -228,6 +249,8 @@ def _label_and_patient(path: str, film: dict[str, Any], table: Labels, params: I
     if len(patients) > 1:
         return Quarantined(path, "conflicting_patients", f"the labels name {len(patients)} patients for this file")
     patient = next(iter(patients), film["patient"])
+    if table.own_patients or (not patient and params.patients == "per_file"):
+        patient = pseudonym("patient_id", f"of {film['picture']}")
     if not patient:
         return Quarantined(path, "no_patient", "neither a PatientID in the file nor a patient in the labels")
     return sys.intern(label), patient
@@ -236,7 +259,7 @@ def _label_and_patient(path: str, film: dict[str, Any], table: Labels, params: I
 def _check_quarantined(
     counts: dict[str, Any], source: Path, refusals: pd.DataFrame, beside: Path, allowed: float
 ) -> None:
-    share = counts["quarantined"] / counts["inputs"]
+    share = (counts["quarantined"] - sum(counts["reasons"].get(name, 0) for name in ON_PURPOSE)) / counts["inputs"]
     if counts["curated"] and share <= allowed:
         return
     with curated.written_whole(beside) as file:

@@ -20,6 +20,7 @@ class Table:
 
     path: Path
     columns: tuple[str, ...]  # as the file names them, without blanks around
+    delimiter: str = ","
 
     def column(self, *names: str) -> str | None:
         """The column with the first of `names` that the table has; upper and lower case are the same."""
@@ -61,7 +62,7 @@ class Table:
     def _csv_rows(self, at: Sequence[int]) -> Iterator[tuple[str, ...]]:
         width = len(self.columns)
         with self.path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(file, strict=True, delimiter=self.delimiter)
             next(reader)
             for row in reader:
                 if not row:
@@ -75,10 +76,13 @@ class Table:
 
 
 def open_table(path: Path) -> Table:
-    """The columns of a CSV (UTF-8, commas) or, by its extension .parquet, of a parquet file.
+    """The columns of a CSV (UTF-8) or, by its extension .parquet, of a parquet file.
+
+    Commas part the values of a CSV; where its first line has none, semicolons or tabs, as in European spreadsheets.
 
     Raises UserError when there is no such file, or when it can't be read.
     """
+    delimiter = ","
     with _readable(path):
         if _is_parquet(path):
             from pyarrow import parquet  # type: ignore[import-untyped]  # 60 MB that CSV does not need
@@ -86,10 +90,13 @@ def open_table(path: Path) -> Table:
             names = parquet.read_schema(path).names
         else:
             with path.open(newline="", encoding="utf-8-sig") as file:
-                names = next(csv.reader(file, strict=True), [])
+                header = file.readline()
+                delimiter = next((sign for sign in ",;\t" if sign in header), ",")
+                file.seek(0)
+                names = next(csv.reader(file, strict=True, delimiter=delimiter), [])
     if not names:
         raise UserError(f"the labels file {path} is empty; its first line must name its columns")
-    return Table(path, tuple(name.strip() for name in names))
+    return Table(path, tuple(name.strip() for name in names), delimiter)
 
 
 def _is_parquet(path: Path) -> bool:

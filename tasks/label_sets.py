@@ -59,7 +59,7 @@ def _vindr(table: Table) -> tuple[str, Iterator[Row]]:
 
     A finding counts when more than half of the readers of that image named it; where no finding is left, "No finding"
     does by the same rule. Where no majority says anything, the readers contradict each other. Without rad_id (the test
-    set, labelled by consensus) there is one reader. Nothing says whose film it is: every image is its own patient.
+    set, labelled by consensus) there is one reader.
     """
     needed = "image_id and class_name, or image_id and a column of 0 and 1 for each finding"
     image, reader, name = table.needed("image_id", needed), table.column("rad_id"), table.column("class_name")
@@ -80,7 +80,7 @@ def _votes(said: Iterable[tuple[str, str, str]]) -> Iterator[Row]:
         readers = len({reader for _, reader, _ in opinions})
         agreed = [name for name, n in Counter(name for *_, name in opinions).items() if 2 * n > readers]
         findings = [name for name in agreed if name not in ("", NO_FINDING)] or [n for n in agreed if n == NO_FINDING]
-        yield image, _without_slash(tuple(findings)), image, not agreed
+        yield image, _without_slash(tuple(findings)), "", not agreed
 
 
 def _is_one(table: Table, cell: str) -> bool:
@@ -90,13 +90,10 @@ def _is_one(table: Table, cell: str) -> bool:
 
 
 def covid19_radiography(path: PurePosixPath) -> Said | None:
-    """What the path says: the folder above `images`, or in the first versions above the file; `masks` are no films.
-
-    Nothing says whose film it is: every image is its own patient.
-    """
+    """What the path says: the folder above `images`, or in the first versions above the file; `masks` are no films."""
     folder = path.parent.parent.name if path.parent.name == "images" else path.parent.name
     name = COVID_CLASSES.get(folder.casefold())
-    return ((name,), f"{name}/{path.stem}", False) if name else None
+    return ((name,), "", False) if name else None
 
 
 def kermany(path: PurePosixPath) -> Said | None:

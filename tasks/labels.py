@@ -40,6 +40,7 @@ class Labels:
     """All that was read; `sentence` says for the log how rows and files were matched, without values of the table."""
 
     sentence: str
+    own_patients: bool  # nothing says whose films these are: each counts as its own patient
     _lookup: Callable[[str, str, str, str], Entry | None] = field(repr=False)
 
     def find(self, path: str, instance: str, patient: str, tag: str) -> Entry | None:
@@ -72,7 +73,7 @@ def read_labels(path: Path, label_format: str, files: Sequence[str], pseudonym: 
             said = rule(PurePosixPath(file), tag)
             return _entry(*said, pseudonym) if said else None
 
-        return Labels(f"labels: {sentence}", lookup)
+        return Labels(f"labels: {sentence}", _OWN_PATIENT in sentence, lookup)
     if path.is_dir():
         raise UserError(f"{path} is a folder, but format {label_format} takes a table; set ingest.labels to that file")
     table = open_table(path)
@@ -82,8 +83,10 @@ def read_labels(path: Path, label_format: str, files: Sequence[str], pseudonym: 
         kind, (key, rows) = "name", label_sets.rows(table, label_format)
     found, counts = _collect(path, kind, rows, files, pseudonym)
     known_by = {"path": 0, "name": 0, "instance": 1, "patient": 2}[kind]
+    caveat = _CAVEATS.get(label_format, "")
     return Labels(
-        f"labels: {label_format}, matched by {key}; {counts}{_CAVEATS.get(label_format, '')}",
+        f"labels: {label_format}, matched by {key}; {counts}{caveat}",
+        _OWN_PATIENT in caveat,
         lambda *known: found.get(known[known_by]),
     )
 
@@ -158,8 +161,10 @@ def _collect(
             found[place] = _joined(found.get(place), entry(findings, patient, conflict))
         else:
             lost += 1
+    whole = {posixpath.basename(file) for file in files} if shared else set()
     for file in files if shared else ():
-        if not shared.isdisjoint(_names(file)):
+        name, stem = _names(file)
+        if name in shared or (stem in shared and stem not in whole):
             found[file] = Entry((), conflict=True)
     what = "for no file of the source" if kind in ("path", "name") else "without an identifier"
     counts = [f"{count:,} entries", *([f"{lost:,} {what}"] if lost else [])]
@@ -180,9 +185,12 @@ def _places(kind: str, files: Sequence[str], pseudonym: Pseudonym) -> Callable[[
         return lambda key: pseudonym(f"{kind}_id", key) if key else ""
     paths = frozenset(files)
     by_name: dict[str, str | None] = {}
+    stems: dict[str, str | None] = {}
     for file in files if kind == "name" else ():
-        for name in _names(file):
-            by_name[name] = None if name in by_name else file
+        name, stem = _names(file)
+        for known, key in ((by_name, name), (stems, stem)):
+            known[key] = None if key in known else file
+    by_name = {**stems, **by_name}  # a whole name before one without its extension
 
     def place(key: str) -> str | None:
         key = key.replace("\\", "/")
@@ -194,27 +202,27 @@ def _places(kind: str, files: Sequence[str], pseudonym: Pseudonym) -> Callable[[
     return place
 
 
-def _names(file: str) -> set[str]:
+def _names(file: str) -> tuple[str, str]:
     """The name of a file with and without its extension."""
     name = posixpath.basename(file)
-    return {name, posixpath.splitext(name)[0]}
+    return name, posixpath.splitext(name)[0]
 
 
 def _folder(path: PurePosixPath, _tag: str) -> Said | None:
-    """The folder that holds the file; none where its name is no class name."""
-    name = path.parent.name
-    return ((name,), "", False) if CLASS_NAME.fullmatch(name) else None
+    """The folders that hold the file, the nearest first; which of them are classes, ingest.classes says."""
+    names = tuple(dict.fromkeys(name for name in reversed(path.parts[:-1]) if CLASS_NAME.fullmatch(name)))
+    return (names, "", False) if names else None
 
 
 def _dicom_tag(_path: PurePosixPath, tag: str) -> Said | None:
-    r"""The values between \ | or ; of the element; none where one is no class name, the rest would be half a label."""
-    names = tuple(dict.fromkeys(name.strip() for name in re.split(r"[\\|;]", tag) if name.strip()))
-    return (names, "", False) if names and all(CLASS_NAME.fullmatch(name) for name in names) else None
+    """The element's values that are among ingest.classes; its other text does not come this far."""
+    names = tuple(dict.fromkeys(tag.split("\\"))) if tag else ()
+    return (names, "", False) if names else None
 
 
 _OWN_PATIENT = "does not say whose film it is, so every image counts as its own patient"
 _RULES: dict[str, tuple[str, Callable[[PurePosixPath, str], Said | None]]] = {
-    "folder": ("the name of the folder that holds a file", _folder),
+    "folder": ("the names of the folders that hold a file", _folder),
     "dicom_tag": ("the value of the DICOM element ingest.label_tag", _dicom_tag),
     "covid19_radiography": (
         f"the folders of the COVID-19 Radiography Database, which {_OWN_PATIENT}",

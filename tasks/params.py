@@ -79,7 +79,8 @@ class Ingest(Section):
     clahe_clip: Annotated[float, Field(ge=0)] = 0.0
     lateral: Literal["refuse", "take"] = "refuse"
     body_part: Literal["chest", "any"] = "chest"
-    max_megapixels: Annotated[float, Field(gt=0, le=400)] = 40.0
+    patients: Literal["required", "per_file"] = "required"
+    max_megapixels: Annotated[float, Field(gt=0, le=100)] = 40.0
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.5
     executor: ExecutorName = "processes"
     workers: Annotated[int, Field(ge=0)] = 0
@@ -90,8 +91,8 @@ class Ingest(Section):
     def _labels_can_be_found(self) -> "Ingest":
         if (self.label_format == "dicom_tag") != bool(self.label_tag):
             raise ValueError("label_format dicom_tag needs label_tag, the keyword of an element, and nothing else does")
-        if self.label_tag and not self.classes:
-            raise ValueError("label_format dicom_tag needs classes: other text of the element may name a patient")
+        if self.label_format in ("folder", "dicom_tag") and not self.classes:
+            raise ValueError(f"label_format {self.label_format} needs classes: other names there may be of patients")
         if self.multi_label == "first" and not self.classes:
             raise ValueError("multi_label first needs classes: their order says which finding wins")
         return self

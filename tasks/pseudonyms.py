@@ -8,11 +8,14 @@ import hashlib
 import hmac
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from tasks.errors import UserError
 
 KEY_FILE = Path(".xraysynth/pseudonym.key")
+KEY_BYTES = 16  # at least
 KEY_VARIABLE = "XRAYSYNTH_PSEUDONYM_KEY"
 
 
@@ -21,16 +24,25 @@ def load_key(path: Path = KEY_FILE) -> bytes:
     if value := os.environ.get(KEY_VARIABLE):
         return value.encode()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return path.read_bytes()
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-        return path.read_bytes()
+        if not path.exists():
+            private_folder(path.parent)
+            with NamedTemporaryFile("w", dir=path.parent, prefix=path.name) as file:  # made with mode 600
+                file.write(secrets.token_hex(32))
+                file.flush()
+                with suppress(FileExistsError):  # whole or not at all; another process may have been faster
+                    os.link(file.name, path)
+        key = path.read_bytes()
     except PermissionError:
         raise UserError(f"no permission for the pseudonym key {path}; make it readable or set {KEY_VARIABLE}") from None
+    if len(key) < KEY_BYTES:
+        raise UserError(f"the pseudonym key {path} is cut short; restore it, or delete it for new pseudonyms")
+    return key
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder whose content git leaves alone."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / ".gitignore").write_text("*\n", encoding="ascii")
 
 
 def pseudonym(key: bytes, kind: str, identifier: str, length: int = 12) -> str:

@@ -112,10 +112,28 @@ def _pool(executor: ExecutorName, workers: int) -> Iterator[tuple[Executor, int]
         return
     context = get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=partial(_start_worker, MEMORY_LIMIT))
+    with _environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"):  # the workers are the parallelism
+        first = pool.submit(os.getpid)
+        try:
+            yield pool, workers
+            if first.done() and isinstance(first.exception(), BrokenProcessPool):  # no item is to blame
+                raise UserError("no worker process can be started; is there memory for one, and is all installed?")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
-        yield pool, workers
+        yield
     finally:
-        pool.shutdown(cancel_futures=True)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -149,7 +167,8 @@ def _start_worker(memory_limit: int) -> None:
     if resource is not None and STATM.exists():
         taken = int(STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (taken + memory_limit, hard))
+        limit = taken + memory_limit
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

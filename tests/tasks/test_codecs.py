@@ -173,3 +173,29 @@ def test_film_of_every_step_keeps_the_place_of_things() -> None:
         image = to_square(film, 32).astype(float)
         centre = (image.sum(1) @ (np.arange(32) + 0.5), image.sum(0) @ (np.arange(32) + 0.5)) / image.sum()
         np.testing.assert_allclose(centre, (232 / 16, 340 / 16), atol=0.02, err_msg=encoding)
+
+
+def native(values: np.ndarray, **elements: Any) -> bytes:
+    """An uncompressed film of 16 bits allocated, with the words as they are."""
+    return written(make_film(values, **elements))
+
+
+def written(film: pydicom.Dataset) -> bytes:
+    content = io.BytesIO()
+    pydicom.dcmwrite(content, film, enforce_file_format=True)
+    return content.getvalue()
+
+
+def test_bits_that_are_not_the_lowest_are_moved_down() -> None:
+    pixels = anatomy(40, 30)
+    high = native(pixels << 4, HighBit=15, **WINDOW)
+    np.testing.assert_array_equal(read_film(high).pixels, read_film(native(pixels, **WINDOW)).pixels)
+    assert reason_of(native(pixels, HighBit=3)) == "decode_failed"
+
+
+def test_pixels_that_need_more_bits_than_the_header_says_do_not_wrap() -> None:
+    pixels = anatomy(40, 30)
+    assert reason_of(native(pixels, BitsStored=10, HighBit=9)) == "decode_failed"
+    film = make_film(pixels | 0x8000, **WINDOW)
+    film.add_new(0x60000102, "US", 15)  # OverlayBitPosition: an overlay in the highest bit
+    np.testing.assert_array_equal(read_film(written(film)).pixels, read_film(native(pixels, **WINDOW)).pixels)

@@ -97,3 +97,17 @@ def test_the_state_of_a_file_changes_with_the_file(tmp_path: Path) -> None:
     film.write_bytes(b"2")
     os.utime(film, ns=(0, 0))  # the same size and time: the inode's own time tells
     assert "" != first != decoded.state(film.stat())
+
+
+def test_a_store_damaged_in_its_middle_is_removed_with_a_sentence(store_file: Path) -> None:
+    with decoded.opened("a", store_file) as store:
+        for k in range(400):
+            store.put(f"film{k}", "state", f"digest{k}", {"label": "x" * 200}, IMAGE)
+        store.commit()
+    content = bytearray(store_file.read_bytes())
+    content[16384:-4096] = b"?" * (len(content) - 20480)
+    store_file.write_bytes(content)
+    with pytest.raises(UserError, match="was damaged"), decoded.opened("a", store_file) as store:
+        [store.record(f"digest{k}") for k in range(400)]
+    with decoded.opened("a", store_file) as store:
+        assert store.is_empty()

@@ -59,7 +59,12 @@ def test_without_a_window_a_few_extreme_pixels_do_not_set_the_range() -> None:
 
 @pytest.mark.parametrize(
     "odd",
-    [{"WindowCenter": 0, "WindowWidth": 0}, {"RescaleSlope": None, "RescaleIntercept": None}, {"VOILUTSequence": []}],
+    [
+        {"WindowCenter": 0, "WindowWidth": 0},
+        {"WindowCenter": [], "WindowWidth": 400},
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"VOILUTSequence": []},
+    ],
 )
 def test_what_vendors_leave_empty_is_as_if_absent(odd: dict[str, Any]) -> None:
     film = make_film(ramp())
@@ -347,3 +352,25 @@ def test_a_grey_picture_in_colour_channels_is_taken() -> None:
     grey = ramp(64, 255).astype(np.uint8)
     film = read_film(saved(Image.fromarray(np.dstack([grey] * 3)), "PNG"))
     np.testing.assert_allclose(film.pixels, grey / 255, atol=1e-6)
+
+
+def test_a_window_that_is_no_number_is_as_if_absent() -> None:
+    content = to_bytes(make_film(ramp(), WindowCenter=2048, WindowWidth=4096))
+    damaged = read_film(content.replace(b"2048", b"ab,c"))
+    np.testing.assert_array_equal(damaged.pixels, read_film(to_bytes(make_film(ramp()))).pixels)
+
+
+def test_turned_pictures_are_shown_upright() -> None:
+    grey = np.rint(np.outer(np.linspace(0, 1, 60), np.linspace(0, 255, 40))).astype(np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned to the right by 90 degrees
+    for kind in ("JPEG", "PNG"):
+        film = read_film(saved(Image.fromarray(grey), kind, exif=turned))
+        assert film.shape == (40, 60), kind
+        np.testing.assert_allclose(film.pixels, np.rot90(grey, -1) / 255, atol=0.03, err_msg=kind)
+
+
+def test_slender_jpeg_pictures_are_reduced_alike_on_both_sides() -> None:
+    grey = np.tile(np.linspace(0, 255, 9).astype(np.uint8), (1500, 1))
+    film = read_film(saved(Image.fromarray(grey), "JPEG", quality=95), Reading(size=64, fit="stretch"))
+    assert film.pixels.shape == tuple(-(-side // film.step) for side in film.shape)
