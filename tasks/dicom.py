@@ -98,6 +98,8 @@ def _check_header(header: pydicom.Dataset, reading: Reading) -> None:
     """Refuse by the header alone, before any decoding."""
     if _text(header, "Modality") not in RADIOGRAPHS:
         raise Refused("not_a_radiograph", f"Modality is not one of {', '.join(sorted(RADIOGRAPHS))}")
+    if _text(header, "SyntheticData") == "YES":
+        raise Refused("synthetic", "SyntheticData is YES: it was made by a generator")
     if _text(header, "PresentationIntentType") == "FOR PROCESSING":
         raise Refused("for_processing", "raw data of the detector (PresentationIntentType), not what a viewer shows")
     if "PixelData" not in header:

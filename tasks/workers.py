@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for_end
@@ -35,6 +35,10 @@ STATM = Path("/proc/self/statm")  # its first number: pages of address space
 MEMORY_LIMIT = 1 << 30  # bytes that a worker may take beyond what it starts with
 
 
+class NotStartedError(UserError):
+    """Worker processes end before they do anything."""
+
+
 def each(
     work: Callable[[T], R],
     items: Sequence[T],
@@ -53,7 +57,8 @@ def each(
     count = min(workers or os.cpu_count() or 1, max(1, len(waiting)))
     while waiting:
         suspects: list[T] = []
-        with _pool(executor, count) as (pool, width):
+        # One that does not start is tried once more, below: somebody may have ended it.
+        with suppress(NotStartedError), _pool(executor, count) as (pool, width):
             running: dict[Future[list[R]], Sequence[T]] = {}
             while (waiting and not suspects) or running:
                 while waiting and not suspects and len(running) < width * BATCHES_AHEAD:
@@ -79,10 +84,13 @@ def _one_by_one(
         with _pool(executor, 1) as (pool, _):
             alive = True
             while items and alive:
-                item = items.popleft()
-                future = pool.submit(batched, [item])
+                try:
+                    future = pool.submit(batched, [items[0]])
+                except BrokenProcessPool:  # before this item's turn
+                    break
                 wait([future])
                 alive = not _died(future)
+                item = items.popleft()
                 yield future.result()[0] if alive else died(item)
 
 
@@ -117,7 +125,7 @@ def _pool(executor: ExecutorName, workers: int) -> Iterator[tuple[Executor, int]
         try:
             yield pool, workers
             if first.done() and isinstance(first.exception(), BrokenProcessPool):  # no item is to blame
-                raise UserError("no worker process can be started; is there memory for one, and is all installed?")
+                raise NotStartedError("no worker process starts; is there memory for one, and is all installed?")
         finally:
             pool.shutdown(cancel_futures=True)
 

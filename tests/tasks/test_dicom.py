@@ -96,6 +96,7 @@ def test_pictures_are_read(bits: int) -> None:
     ("reason", "elements"),
     [
         ("not_a_radiograph", {"Modality": "CT"}),
+        ("synthetic", {"SyntheticData": "YES"}),
         ("for_processing", {"PresentationIntentType": "FOR PROCESSING"}),
         ("no_pixel_data", {"PixelData": None}),
         ("burned_in_annotation", {"BurnedInAnnotation": "YES"}),

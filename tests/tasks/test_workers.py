@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tasks import workers
 from tasks.errors import UserError
 from tasks.workers import MEMORY_LIMIT, each
 
@@ -73,3 +74,9 @@ def crash_at_13(item: int) -> Outcome:
 def test_without_a_cluster_there_is_a_sentence() -> None:
     with pytest.raises(UserError, match="set DASK_SCHEDULER_ADDRESS"):
         list(each(work, range(3), died, "dask"))
+
+
+def test_workers_that_cannot_start_are_a_sentence_and_blame_no_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MEMORY_LIMIT", "no number")
+    with pytest.raises(UserError, match="no worker process starts"):
+        list(each(work, range(10), died, "processes"))
