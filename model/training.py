@@ -1,10 +1,14 @@
 """The training loop: one generator pass feeds both updates; a tick does everything that is not a step."""
 
 import copy
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import augment
+from model.checkpoint import Checkpoints, Groups, State, Stopped, load_optimizer, optimizer_tensors, stop_requests
+from model.guard import CollapseGuard, Reading
 from model.layers import GROUP
 from model.losses import LOSSES, gradient_penalty
 from model.networks import Discriminator, Generator, NetworkConfig, attention_gammas
+
+FORMAT = 1  # to be raised when a checkpoint holds other things: older ones are then not found any more
+MEANS = ("loss_generator", "loss_discriminator", "penalty", "logit_real", "logit_fake")
+Row = dict[str, Any]  # of a history: numbers, and "alarm", a sentence, in the last row of a training that failed
 
 
 class TrainingDiverged(RuntimeError):
@@ -69,6 +79,18 @@ class Tick:
     logit_fake: float
     gammas: dict[str, float]
     generator: Generator = field(repr=False)  # the EMA, in eval mode, on the training device
+    reading: Reading | None = None  # of the collapse guard
+    alarm: str | None = None  # why training ends here, with the best generator so far
+
+    def row(self) -> Row:
+        """The tick as a row of a history."""
+        row: Row = {name: getattr(self, name) for name in ("kimg", "seconds", "images_per_second", *MEANS)}
+        row |= {f"gamma.{name}": value for name, value in self.gammas.items()}
+        if self.reading is not None:
+            row |= {"frechet": self.reading.frechet, "frechet_floor": self.reading.frechet_floor}
+            for name in ("ms_ssim", "ms_ssim_real"):
+                row |= {f"{name}.{label}": value for label, value in getattr(self.reading, name).items()}
+        return row | ({"alarm": self.alarm} if self.alarm else {})
 
 
 class BalancedSampler:
@@ -107,6 +129,17 @@ class BalancedSampler:
         self.decks[label] = deck[count:]
         return deck[:count]
 
+    def state(self) -> dict[str, Tensor]:
+        """What decides about the batches to come."""
+        decks = {f"deck.{label}": deck for label, deck in enumerate(self.decks)}
+        return {"turn": self.turn, "random": self.generator.get_state(), **decks}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`."""
+        self.turn = state["turn"]
+        self.generator.set_state(state["random"])
+        self.decks = [state[f"deck.{label}"] for label in range(len(self.decks))]
+
 
 def pyramid(images: Tensor, levels: int) -> list[Tensor]:
     """(B, 1, R, R) -> the image at every scale by average pooling, smallest first."""
@@ -123,7 +156,7 @@ class Trainer:
         _check(images, labels, network)
         self.network, self.config = network, config
         self.device = torch.device(_device(config.device))
-        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(self.device))
+        self.bf16 = _bf16(config, self.device)
         self.images = torch.from_numpy(np.array(images)).to(self.device)  # a copy: memory maps are read-only
         seeds = torch.Generator().manual_seed(config.seed)
         init, order, noise = torch.randint(2**62, (3,), generator=seeds).tolist()
@@ -143,13 +176,16 @@ class Trainer:
         self.loss = LOSSES[config.loss]
         self.steps = 0
         self.last_penalty = torch.zeros((), device=self.device)
+        self.pending: dict[str, list[Tensor]] = {name: [] for name in MEANS}  # scalars of the steps since the last tick
+        self.history: list[Row] = []
+        self.best: dict[str, Tensor] = {}  # weights of the EMA that the guard found best
 
     @property
     def kimg(self) -> float:
         return self.steps * self.config.batch / 1000
 
     def step(self) -> dict[str, Tensor]:
-        """One update of both networks. Returns scalars that still live on the device."""
+        """One update of both networks. Returns scalars that still live on the device, and keeps them for the tick."""
         real, y = self._real_batch()
         z = torch.randn(len(y), self.network.latent_dim, generator=self.noise, device=self.device)
         with self._autocast():
@@ -161,7 +197,49 @@ class Trainer:
         stats["loss_generator"] = self._update_generator(fake, y, stats.pop("real_logits"))
         self.steps += 1
         self._update_ema()
+        for name, values in self.pending.items():
+            values.append(stats[name])
         return stats
+
+    def means(self) -> tuple[dict[str, float], str | None]:
+        """Mean of every scalar since the last call, the only place where a step's numbers leave the device; and
+        a sentence if one of them, or a weight, is not finite."""
+        means = {name: torch.stack(values).double().mean().item() for name, values in self.pending.items()}
+        self.pending = {name: [] for name in MEANS}
+        broken = [name for name in MEANS if not math.isfinite(means[name])]
+        weights = torch.stack([p.sum() for net in (self.ema, self.discriminator) for p in net.parameters()])
+        if not broken and torch.isfinite(weights).all():
+            return means, None
+        return means, (
+            f"training diverged by {self.kimg:.2f} kimg: "
+            f"{', '.join(broken) or 'a weight'} is not finite; lower learning_rate or raise gamma"
+        )
+
+    def state(self) -> State:
+        """Everything that decides how the training goes on, and its history: all but the data and the settings."""
+        groups: Groups = {
+            **{name: getattr(self, name).state_dict() for name in ("generator", "discriminator", "ema")},
+            "optimizer_g": optimizer_tensors(self.optimizer_g),
+            "optimizer_d": optimizer_tensors(self.optimizer_d),
+            "sampler": self.sampler.state(),
+            "loop": {"noise": self.noise.get_state(), "last_penalty": self.last_penalty},
+            "pending": {name: torch.stack(values) for name, values in self.pending.items() if values},
+            "best": self.best,
+        }
+        return groups, {"steps": self.steps, "history": self.history}
+
+    def load_state(self, groups: Groups, facts: dict[str, Any]) -> None:
+        """Go on from `state`, of a trainer with the same data and settings."""
+        for name in ("generator", "discriminator", "ema"):
+            getattr(self, name).load_state_dict(groups[name])
+        load_optimizer(self.optimizer_g, groups["optimizer_g"])
+        load_optimizer(self.optimizer_d, groups["optimizer_d"])
+        self.sampler.load_state(groups["sampler"])
+        self.noise.set_state(groups["loop"]["noise"])
+        self.last_penalty = groups["loop"]["last_penalty"].to(self.device)
+        self.pending |= {name: list(values.to(self.device)) for name, values in groups["pending"].items()}
+        self.best = groups["best"]
+        self.steps, self.history = facts["steps"], facts["history"]
 
     def _real_batch(self) -> tuple[list[Tensor], Tensor]:
         indices, y = (t.to(self.device, non_blocking=True) for t in self.sampler.next(self.config.batch))
@@ -239,57 +317,116 @@ def train(
     network: NetworkConfig,
     config: TrainConfig,
     on_tick: Callable[[Tick], None] | None = None,
+    *,
+    guard: CollapseGuard | None = None,
+    checkpoints: Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    on_resume: Callable[[float, list[Row]], None] | None = None,
 ) -> Generator:
     """Train on images uint8 (N, H, W) with labels int (N,); return the EMA generator: eval, fp32, on the CPU.
 
     The same seed gives the same weights on a CPU with the same number of threads. Raises ValueError for data
     that do not fit the network, TrainingDiverged when losses or weights stop being finite.
+
+    With a `guard`, a training that collapses or diverges ends with the best generator so far, if there is one;
+    its last tick has the reason in `alarm`.
+
+    With a folder `checkpoints` an interrupted training goes on by itself: the folder gets a checkpoint at ticks and
+    every `checkpoint_seconds`, and the newest one with the same `fingerprint` is taken up; `on_resume` hears its kimg
+    and the history up to there. However often it was killed, weights and history (but its times) are bit for bit
+    those of an undisturbed training, on a CPU; a training that `max_seconds` ended cannot be that exact. SIGTERM and
+    SIGINT write a checkpoint at the end of the step and raise Stopped. Checkpoints of a finished training are of no
+    use, and the caller's to remove.
     """
     trainer = Trainer(images, labels, network, config)
     started = last = time.perf_counter()
+    store = None
+    if checkpoints is not None:
+        store = Checkpoints(checkpoints, fingerprint(images, labels, network, config), checkpoint_seconds)
+        if found := store.load():
+            groups, facts = found
+            trainer.load_state(groups, facts)
+            started, last = started - facts["seconds"], last - facts["seconds_since_tick"]
+            if guard is not None and facts["guard"] is not None:
+                guard.load_state(facts["guard"])
+            if on_resume is not None:
+                on_resume(trainer.kimg, list(trainer.history))
     total_steps = math.ceil(config.kimg * 1000 / config.batch)
     tick_steps = max(round(config.tick_kimg * 1000 / config.batch), 1)
-    history: list[dict[str, Tensor]] = []
-    finished = False
-    while not finished:
-        history.append(trainer.step())
+    with stop_requests(store is not None) as signals:
+        while True:
+            trainer.step()
 
-        now = time.perf_counter()
-        share = trainer.steps / total_steps
-        if config.max_seconds is not None:
-            share = max(share, (now - started) / config.max_seconds)
-        finished = share >= 1
-        if finished or trainer.steps % tick_steps == 0:
-            means = _means(history, trainer)
-            now = time.perf_counter()  # after the sync that reading the means implies
-            if on_tick is not None:
-                on_tick(
-                    Tick(
-                        kimg=trainer.kimg,
-                        seconds=now - started,
-                        images_per_second=len(history) * config.batch / (now - last),
-                        eta_seconds=max((now - started) * (1 / share - 1), 0.0),
-                        gammas=attention_gammas(trainer.generator, trainer.discriminator),
-                        generator=trainer.ema,
-                        **means,
-                    )
-                )
-            history, last = [], time.perf_counter()
-    return trainer.ema.cpu()
+            share = trainer.steps / total_steps
+            if config.max_seconds is not None:
+                share = max(share, (time.perf_counter() - started) / config.max_seconds)
+            ticking = share >= 1 or trainer.steps % tick_steps == 0
+            if ticking:
+                tick = _tick(trainer, guard, share, started, last)
+                if on_tick is not None:
+                    on_tick(tick)
+                if tick.alarm:
+                    trainer.ema.load_state_dict(trainer.best)
+                if tick.alarm or share >= 1:
+                    return trainer.ema.cpu()
+                last = time.perf_counter()
+
+            if store and (signals or store.due(ticking)):
+                now = time.perf_counter()
+                groups, facts = trainer.state()
+                facts |= {"seconds": now - started, "seconds_since_tick": now - last}
+                saved = store.save(trainer.steps, groups, facts | {"guard": guard.state() if guard else None})
+                if signals:
+                    raise Stopped(signals[0], trainer.kimg, saved)
 
 
-def _means(history: list[dict[str, Tensor]], trainer: Trainer) -> dict[str, float]:
-    """Mean of every scalar; the only place where a step's numbers leave the device."""
-    names = ("loss_generator", "loss_discriminator", "penalty", "logit_real", "logit_fake")
-    means = {name: torch.stack([step[name] for step in history]).double().mean().item() for name in names}
-    broken = [name for name in names if not math.isfinite(means[name])]
-    weights = torch.stack([p.sum() for net in (trainer.ema, trainer.discriminator) for p in net.parameters()])
-    if broken or not torch.isfinite(weights).all():
-        raise TrainingDiverged(
-            f"training diverged by {trainer.kimg:.2f} kimg: "
-            f"{', '.join(broken) or 'a weight'} is not finite; lower learning_rate or raise gamma"
-        )
-    return means
+def fingerprint(images: np.ndarray, labels: np.ndarray, network: NetworkConfig, config: TrainConfig) -> str:
+    """16 hex digits that two trainings share if one can go on from a checkpoint of the other.
+
+    Of the settings all count but `max_seconds`, which changes the length alone; the device counts as what it is here.
+    """
+    device = torch.device(_device(config.device))
+    settings = {**asdict(config), "device": device.type, "bf16": _bf16(config, device), "max_seconds": None}
+    del settings["precision"]
+    digest = hashlib.sha256(json.dumps([FORMAT, asdict(network), settings], sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(labels, np.int64).data)
+    digest.update(np.ascontiguousarray(images).data)
+    return digest.hexdigest()[:16]
+
+
+def _tick(trainer: Trainer, guard: CollapseGuard | None, share: float, started: float, last: float) -> Tick:
+    """Sum up the steps since the `last` tick and look at the EMA, both times by the performance counter.
+
+    Raises TrainingDiverged for an alarm without an earlier generator to fall back on.
+    """
+    images = len(trainer.pending["penalty"]) * trainer.config.batch
+    means, alarm = trainer.means()
+    now = time.perf_counter()  # after the sync that reading the means implies
+    reading = None
+    if guard is not None and alarm is None:
+        reading = guard.check(trainer.ema, trainer.kimg)
+        alarm = reading.alarm
+        if reading.best:
+            trainer.best = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
+    if alarm and not trainer.best:
+        raise TrainingDiverged(alarm)
+    tick = Tick(
+        kimg=trainer.kimg,
+        seconds=now - started,
+        images_per_second=images / (now - last),
+        eta_seconds=max((now - started) * (1 / share - 1), 0.0),
+        gammas=attention_gammas(trainer.generator, trainer.discriminator),
+        generator=trainer.ema,
+        reading=reading,
+        alarm=alarm,
+        **means,
+    )
+    trainer.history.append(tick.row())
+    return tick
+
+
+def _bf16(config: TrainConfig, device: torch.device) -> bool:
+    return config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -111,18 +111,23 @@ def synthesize(
     model: Annotated[str, typer.Argument(help="msg_gan, msg_sagan or the folder of a generator.")],
     out: Annotated[Path | None, typer.Argument(help="A folder [default: data/synthetic/MODEL].")] = None,
     label: Annotated[str | None, typer.Option(help="One class instead of the plan.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many images of --label.")] = 100,
-    form: Annotated[Literal["shards", "png"], typer.Option("--format")] = "shards",
+    count: Annotated[int | None, typer.Option(min=1, help="How many images of --label [default: 100].")] = None,
+    form: Annotated[Literal["shards", "png", "dicom"], typer.Option("--format")] = "shards",
     seed: Annotated[int | None, typer.Option(min=0, help="[default: synthesize.seed]")] = None,
+    truncation: Annotated[
+        float | None, typer.Option(min=0.01, max=1, help="Below 1: less varied [default: synthesize.truncation].")
+    ] = None,
     params: ParamsFile = params_module.PARAMS_FILE,
 ) -> None:
     """Draw synthetic images: what the plan asks for, or COUNT images of one class."""
     from tasks import synthesize as stage
 
-    section = _params(params).synthesize
-    section = section if seed is None else section.model_copy(update={"seed": seed})
+    if count and not label:
+        raise UserError("--count says how many images of one class; name it with --label")
+    given = {name: value for name, value in (("seed", seed), ("truncation", truncation)) if value is not None}
+    section = _params(params).synthesize.model_copy(update=given)
     folder = MODELS / model if model in SYNTHETIC_ARMS else Path(model)
-    plan = {label: count} if label else stage.planned(IMBALANCE)
+    plan = {label: count or 100} if label else stage.planned(IMBALANCE)
     target = out or SYNTHETIC / folder.name
     stage.run(folder, target, plan, section, form)
     print(f"{sum(plan.values())} images in {target}")

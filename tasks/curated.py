@@ -7,6 +7,7 @@ when it is complete, so a folder that exists is whole.
 import errno
 import hashlib
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tasks.errors import UserError
 CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT}
 OUR_FILES = ("dataset.json", "config.json", "counts.csv")  # one of them is in every folder that a stage writes
 SHARD_BYTES = 1 << 24  # of a shard, on average
+CLASS_NAME = re.compile(r"\w[\w .-]*")  # classes name folders, metrics and columns
 SPLITS = ("train", "val", "test")
 
 

@@ -1,7 +1,6 @@
 """What the labels say of each file: its findings, and whose film it is where they know it."""
 
 import posixpath
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -9,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from tasks import label_sets
+from tasks.curated import CLASS_NAME
 from tasks.errors import UserError
 from tasks.label_files import Row, Table, open_table
 from tasks.label_sets import Said
@@ -16,7 +16,6 @@ from tasks.label_sets import Said
 LabelFormat = Literal["table", "folder", "dicom_tag", "chestxray14", "rsna", "vindr", "covid19_radiography", "kermany"]
 Pseudonym = Callable[[str, str], str]  # of (kind, identifier)
 
-CLASS_NAME = re.compile(r"\w[\w .-]*")  # classes name folders, metrics and columns
 PATIENT_COLUMNS = ("PatientID", "patient_id")
 KEY_COLUMNS = {  # of format table, in the order in which they are looked for; capitals don't matter
     "path": ("path",),

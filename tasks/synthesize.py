@@ -1,53 +1,73 @@
 """Stage `synthesize@NAME`: draw the images that the plan asks for, or any number of one class."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from model.networks import Generator
 from model.sampling import batches
-from model.storage import load_generator
-from tasks import curated, plots
+from model.storage import CONFIG, WEIGHTS, load_generator
+from tasks import curated, dicom_out, plots
 from tasks.errors import UserError
 from tasks.params import Synthesize
+from tasks.progress import track
 
-Drawn = tuple[str, int, np.ndarray]
+Drawn = Iterator[tuple[str, int, np.ndarray]]  # label, number, image (H, W) uint8
+Form = Literal["shards", "png", "dicom"]
 
 
 def run(
-    model_folder: Path, out: Path, plan: Mapping[str, int], params: Synthesize, form: str = "shards"
+    model_folder: Path, out: Path, plan: Mapping[str, int], params: Synthesize, form: Form = "shards"
 ) -> dict[str, int]:
     """Write `plan[label]` images of every class in `plan` to `out`; returns the counts.
 
-    `form`: "shards" (the format of curated sets) or "png" (one file an image, named CLASS/NUMBER.png). Image k of a
-    seed is the same whatever the count. Raises UserError for a folder without a generator or an unknown class.
+    `form`: "shards" (the format of curated sets), "png" or "dicom" (one file an image, CLASS/NUMBER.png or .dcm, see
+    `tasks/dicom_out.py`). Image k of a class and seed is the same in every form, whatever the counts. Raises UserError
+    for a folder without a usable generator, or an unknown class.
     """
     generator, config = load(model_folder)
     classes = config["classes"]
     for label in plan:
         if label not in classes:
             raise UserError(f"{model_folder} has no class {label!r}; it has {', '.join(classes)}")
+    facts = {
+        "counts": dict(plan),
+        "model": hashlib.sha256((model_folder / WEIGHTS).read_bytes()).hexdigest(),
+        "learnt_from": config["extra"].get("data_digest"),
+        **params.model_dump(),
+    }
+    drawn = _drawn(generator, classes, plan, params)
     with curated.written_whole(out) as folder:
         folder.mkdir()
-        drawn = _drawn(generator, classes, plan, params)
-        if form == "png":
-            _write_pngs(folder, drawn)
-        else:
-            facts = {"counts": dict(plan), "learnt_from": config["extra"].get("data_digest")}
+        if form == "shards":
             _write_shards(folder, drawn, classes, generator.config.resolution, facts)
+        else:
+            _write_files(folder, drawn, form, facts)
     return dict(plan)
 
 
 def load(model_folder: Path) -> tuple[Generator, dict[str, Any]]:
-    """The generator of a model folder and its config. Raises UserError where there is none."""
+    """The generator of a model folder and its config. Raises UserError where there is none that can be used."""
     try:
-        return load_generator(model_folder)
+        generator, config = load_generator(model_folder)
     except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"{error}; train one with `xraysynth train`") from None
+        raise UserError(f"{' '.join(str(error).split())}; train one with `xraysynth train`") from None
+    classes = config.get("classes")
+    if (
+        not isinstance(classes, list)
+        or len(classes) != generator.config.classes
+        or not all(isinstance(name, str) and curated.CLASS_NAME.fullmatch(name) for name in classes)
+        or not isinstance(config.get("extra"), dict)
+    ):
+        raise UserError(
+            f"{model_folder / CONFIG} does not describe the generator beside it; train one with `xraysynth train`"
+        )
+    return generator, config
 
 
 def planned(imbalance_report: Path) -> dict[str, int]:
@@ -55,14 +75,15 @@ def planned(imbalance_report: Path) -> dict[str, int]:
     return json.loads(imbalance_report.read_text(encoding="utf-8"))["plan"]
 
 
-def _drawn(generator: Generator, classes: list[str], plan: Mapping[str, int], params: Synthesize) -> Iterator[Drawn]:
-    """(label, number, image (H, W) uint8) of all that the plan asks for."""
+def _drawn(generator: Generator, classes: list[str], plan: Mapping[str, int], params: Synthesize) -> Drawn:
+    """All that the plan asks for."""
     for label, count in plan.items():
         parts = batches(generator, classes.index(label), count, params.seed, params.truncation)
-        yield from ((label, k, image) for k, image in enumerate(image for part in parts for image in part))
+        images = track((image for part in parts for image in part), count, f"synthesize {label}", " images")
+        yield from ((label, k, image) for k, image in enumerate(images))
 
 
-def _write_shards(folder: Path, drawn: Iterator[Drawn], classes: list[str], size: int, facts: dict[str, Any]) -> None:
+def _write_shards(folder: Path, drawn: Drawn, classes: list[str], size: int, facts: dict[str, Any]) -> None:
     writer, rows = curated.ShardWriter(folder), []
     for label, k, image in drawn:
         shard, row = writer.add(image)
@@ -71,7 +92,13 @@ def _write_shards(folder: Path, drawn: Iterator[Drawn], classes: list[str], size
     curated.save_index(folder, manifest, classes, size, writer, **facts)
 
 
-def _write_pngs(folder: Path, drawn: Iterator[Drawn]) -> None:
+def _write_files(folder: Path, drawn: Drawn, form: Form, facts: dict[str, Any]) -> None:
     for label, k, image in drawn:
-        (folder / label).mkdir(exist_ok=True)
-        (folder / label / f"{k:06d}.png").write_bytes(plots.picture_png(image))
+        path = folder / label / f"{k:06d}"
+        path.parent.mkdir(exist_ok=True)
+        if form == "png":
+            path.with_suffix(".png").write_bytes(plots.picture_png(image))
+        else:
+            origin = dicom_out.Origin(facts["model"], facts["seed"], facts["truncation"], label)
+            dicom_out.write(path.with_suffix(".dcm"), image, origin, k)
+    curated.write_json(folder / "dataset.json", facts)

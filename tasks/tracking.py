@@ -43,6 +43,11 @@ class Run:
         with _warned():
             self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in flat])
 
+    def tag(self, name: str, value: object) -> None:
+        """Set a tag of the run."""
+        with _warned():
+            self._client.set_tag(self.run_id, name, str(value))
+
     def artifact(self, name: str, content: bytes) -> None:
         """Log `content` as the file `name`."""
         with tempfile.TemporaryDirectory() as folder:

@@ -1,14 +1,25 @@
-"""From a curated set to a generator, its images, and the runs in MLflow."""
+"""From a curated set to a generator, its images, and the runs in MLflow; interruptions on the way."""
 
+import dataclasses
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from model.guard import CollapseGuard, Reading
+from model.networks import Generator
+from model.training import Trainer
 from tasks import curated, synthesize, tracking, train
 from tasks.errors import UserError
 from tasks.params import Model, Synthesize, Train
@@ -42,13 +53,21 @@ def test_a_model_folder_holds_what_the_design_says(trained: Path) -> None:
     card = (folder / "card.md").read_text()
     assert curated.load(trained / "curated").digest in card
     assert "Not for" in card
+    assert "collapse guard: no alarm" in card
+    assert list((trained / train.CHECKPOINTS).iterdir()) == []
 
 
-def test_the_run_is_in_mlflow_with_params_metrics_picture_and_digest(trained: Path) -> None:
+def runs(trained: Path, pipeline_id: str) -> tuple[MlflowClient, list[Run]]:
+    """The runs of one execution, oldest first."""
     client = MlflowClient(f"sqlite:///{trained / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
     assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
+    mine = f"tags.pipeline_id = '{pipeline_id}'"
+    return client, list(client.search_runs([experiment.experiment_id], mine, order_by=["attributes.start_time"]))
+
+
+def test_the_run_is_in_mlflow_with_params_metrics_picture_and_digest(trained: Path) -> None:
+    client, (run,) = runs(trained, "one-execution")
     assert run.info.status == "FINISHED"
     assert run.data.params["attention_resolutions"] == "[8]"
     assert run.data.tags["pipeline_id"] == "one-execution"
@@ -78,6 +97,142 @@ def test_params_that_do_not_fit_are_one_sentence(trained: Path, monkeypatch: pyt
     monkeypatch.chdir(trained)
     with pytest.raises(UserError, match="attention_resolutions"):
         train.run("msg_sagan", trained / "curated", trained / "m", PARAMS, Model(attention_resolutions=[128]))
+
+
+class Killed(BaseException):
+    """In place of SIGKILL: nothing in the code catches it."""
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder of its own with the same curated set; a checkpoint after every tick, which is every step."""
+    shutil.copytree(trained / "curated", tmp_path / "curated")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trained / 'mlflow.db'}")  # to make one takes seconds
+    monkeypatch.setenv(tracking.PIPELINE_VARIABLE, tmp_path.name)
+    monkeypatch.setattr("model.checkpoint.COST", math.inf)
+    return tmp_path
+
+
+def start() -> pd.DataFrame:
+    return train.run("msg_sagan", Path("curated"), Path("models/msg_sagan"), PARAMS, SAGAN)
+
+
+def interrupt(at: int, expected: type[BaseException], action: Callable[[Trainer], None]) -> BaseException:
+    """Start a training, act before step `at` of it, and return how it ended."""
+    original = Trainer.step
+
+    def step(self: Trainer) -> dict[str, torch.Tensor]:
+        if self.steps == at:
+            action(self)
+        return original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", step)
+        with pytest.raises(expected) as end:
+            start()
+    assert not Path("models/msg_sagan").exists()
+    return end.value
+
+
+def kill(trainer: Trainer) -> None:
+    raise Killed
+
+
+def test_an_interrupted_training_ends_as_an_undisturbed_one(
+    trained: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt(4, Killed, kill)
+    interrupt(7, Killed, kill)
+    capsys.readouterr()
+    history = start()
+    assert "msg_sagan: resumed at 0.03 kimg\n" in capsys.readouterr().out
+    ours, expected = place / "models/msg_sagan", trained / "models/msg_sagan"
+    for path in [*expected.glob("samples/*.png"), expected / "generator.safetensors", expected / "card.md"]:
+        assert (ours / path.relative_to(expected)).read_bytes() == path.read_bytes(), path
+    times = ["seconds", "images_per_second"]
+    undisturbed = pd.read_csv(expected / "history.csv").drop(columns=times)
+    pd.testing.assert_frame_equal(pd.read_csv(ours / "history.csv").drop(columns=times), undisturbed)
+    assert len(history) == len(undisturbed)
+    assert list(train.CHECKPOINTS.iterdir()) == []
+
+    client, parts = runs(trained, place.name)
+    assert [run.data.tags.get("resumed_at_kimg") for run in parts] == [None, "0.016", "0.028"]
+    steps = [m.step for m in client.get_metric_history(parts[-1].info.run_id, "loss_generator")]
+    assert steps == [round(kimg * 1000) for kimg in history["kimg"]]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_gives_a_sentence_its_exit_code_and_a_checkpoint(
+    number: int, code: int, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    end = interrupt(3, SystemExit, lambda trainer: os.kill(os.getpid(), number))
+    assert isinstance(end, SystemExit)
+    assert end.code == code
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(f"msg_sagan: stopped by {signal.Signals(number).name} at 0.02 kimg; the same command")
+    start()
+    assert "resumed at 0.02 kimg" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_is_a_line_of_warning(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupt(5, Killed, kill)
+    for file in train.CHECKPOINTS.glob("*/*.safetensors"):
+        file.write_bytes(b"torn")
+    capsys.readouterr()
+    start()
+    said = capsys.readouterr()
+    warned = said.err.splitlines()
+    assert len(warned) == 3
+    assert all(line.startswith("warning: ") for line in warned)
+    assert warned[-1].endswith("the training starts anew")
+    assert "resumed" not in said.out
+
+
+def test_few_interrupted_trainings_are_kept(place: Path) -> None:
+    others = [train.CHECKPOINTS / name for name in ("msg_sagan-a", "msg_sagan-b", "msg_sagan-c", "msg_gan-d")]
+    for age, folder in enumerate(others):
+        folder.mkdir(parents=True)
+        os.utime(folder, (1000 - age, 1000 - age))
+    interrupt(5, Killed, kill)
+    left = {folder.name for folder in train.CHECKPOINTS.iterdir()} - {folder.name for folder in others}
+    assert len(left) == 1
+    assert [folder.exists() for folder in others] == [True, True, False, True]
+    start()
+    assert [folder.exists() for folder in others] == [True, True, False, True]
+
+
+def test_a_diverged_training_is_a_sentence_and_not_tried_again(place: Path) -> None:
+    def poison(trainer: Trainer) -> None:
+        with torch.no_grad():
+            next(trainer.generator.parameters()).fill_(math.nan)
+
+    end = interrupt(0, UserError, poison)
+    assert "msg_sagan: training diverged by 0.00 kimg" in str(end)
+    assert list(train.CHECKPOINTS.iterdir()) == []
+
+
+def test_an_alarm_of_the_guard_is_in_history_and_card(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = CollapseGuard.check
+
+    def alarmed(self: CollapseGuard, generator: Generator, kimg: float) -> Reading:
+        alarm = "it repeats itself" if kimg > 0.01 else None
+        return dataclasses.replace(check(self, generator, kimg), alarm=alarm, best=not alarm)
+
+    monkeypatch.setattr(CollapseGuard, "check", alarmed)
+    history = start()
+    assert len(history) == 3
+    assert history["alarm"].dropna().tolist() == ["it repeats itself"]
+    assert "collapse guard: it repeats itself; this is" in Path("models/msg_sagan/card.md").read_text()
+    assert {"frechet", "ms_ssim.rare", "ms_ssim_real.rare"} <= set(pd.read_csv("models/msg_sagan/history.csv"))
+
+
+def test_a_class_without_films_is_one_sentence(place: Path) -> None:
+    manifest = pd.read_csv("curated/manifest.csv")
+    manifest.loc[manifest["label"] == "rare", "split"] = "test"
+    manifest.to_csv("curated/manifest.csv", index=False)
+    with pytest.raises(UserError, match="msg_sagan cannot learn from curated: no images of class 'rare'"):
+        start()
 
 
 def test_synthesis_repeats_and_does_not_depend_on_the_count(trained: Path) -> None:

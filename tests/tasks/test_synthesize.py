@@ -1,0 +1,190 @@
+"""A trained generator as a user meets it: the same images in every form, and DICOM that says what it is."""
+
+import json
+import pickle
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from model.networks import Generator, NetworkConfig
+from model.storage import CONFIG, WEIGHTS, save_generator
+from tasks import cli, curated, synthesize
+from tasks.dicom import read_dicom
+from tasks.errors import UserError
+from tasks.params import Synthesize
+from tasks.reading import Reading, Refused
+from tasks.synthesize import Form
+
+CLASSES = ["normal", "épanchement"]  # not ASCII, for DICOM's sake
+PLAN = {"épanchement": 5, "normal": 3}
+SEED = Synthesize(seed=4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "msg_gan"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = Generator(NetworkConfig(16, width=8, latent_dim=8, classes=2))
+        assert generator.embed is not None
+        torch.nn.init.normal_(generator.embed.weight)  # as if trained: classes start alike
+    save_generator(folder, generator, CLASSES, {"data_digest": "d1"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("drawn")
+    forms: tuple[Form, ...] = ("shards", "png", "dicom")
+    for form in forms:
+        synthesize.run(model, out / form, PLAN, SEED, form)
+    return out
+
+
+@pytest.fixture(scope="module")
+def objects(drawn: Path) -> dict[str, pydicom.Dataset]:
+    files = sorted((drawn / "dicom").rglob("*.dcm"))
+    return {path.relative_to(drawn / "dicom").as_posix(): pydicom.dcmread(path) for path in files}
+
+
+def test_every_form_holds_the_same_images(drawn: Path) -> None:
+    shards = curated.load(drawn / "shards")
+    for label, count in PLAN.items():
+        images = shards.where(label=label).images
+        assert len(images) == count
+        for form, suffix in (("png", ".png"), ("dicom", ".dcm")):
+            files = sorted((drawn / form / label).iterdir())
+            assert [file.name for file in files] == [f"{k:06d}{suffix}" for k in range(count)]
+            read = [pydicom.dcmread(f).pixel_array if form == "dicom" else np.asarray(Image.open(f)) for f in files]
+            np.testing.assert_array_equal(np.stack(read), images)
+
+
+@pytest.mark.parametrize("form", ["shards", "png", "dicom"])
+def test_every_form_says_where_it_comes_from_and_can_be_written_anew(form: Form, model: Path, tmp_path: Path) -> None:
+    for count in (2, 1):
+        synthesize.run(model, tmp_path / "out", {"normal": count}, SEED, form)
+    facts = json.loads((tmp_path / "out/dataset.json").read_text())
+    assert facts["counts"] == {"normal": 1}
+    assert (facts["learnt_from"], facts["seed"], facts["truncation"]) == ("d1", 4, 1.0)
+    assert len(facts["model"]) == 64
+    assert not list((tmp_path / "out").rglob("000001.*"))
+
+
+def test_a_dicom_object_says_that_it_is_synthetic_and_nobody(objects: dict[str, pydicom.Dataset], drawn: Path) -> None:
+    digest = json.loads((drawn / "dicom/dataset.json").read_text())["model"]
+    assert len(objects) == sum(PLAN.values())
+    for name, ds in objects.items():
+        assert ds["SyntheticData"].value == "YES"
+        assert list(ds.ImageType) == ["DERIVED", "SECONDARY"]
+        assert digest in ds.DerivationDescription
+        assert ds.SeriesDescription == Path(name).parent.name
+        assert str(ds.PatientName) == "Synthetic^Not a patient"
+        assert ds.PatientID == "SYNTHETIC"
+        people_and_dates = [e for e in ds if e.VR in ("PN", "DA", "TM", "DT", "AS") and e.keyword != "PatientName"]
+        assert [element.keyword for element in people_and_dates if element.value] == []
+        assert not ds.file_meta.TransferSyntaxUID.is_compressed
+
+
+def test_uids_are_new_and_derived(model: Path, objects: dict[str, pydicom.Dataset], tmp_path: Path) -> None:
+    assert len({ds.SOPInstanceUID for ds in objects.values()}) == len(objects)
+    assert len({ds.SeriesInstanceUID for ds in objects.values()}) == len(PLAN)
+    assert len({ds.StudyInstanceUID for ds in objects.values()}) == 1
+    known = {ds[uid].value for ds in objects.values() for uid in ("SOPInstanceUID", "StudyInstanceUID")}
+
+    synthesize.run(model, tmp_path / "more", {"normal": 4}, SEED, "dicom")  # another count, another order of classes
+    again = pydicom.dcmread(tmp_path / "more/normal/000002.dcm")
+    assert again == objects["normal/000002.dcm"]
+    for k, changed in enumerate((Synthesize(seed=5), Synthesize(seed=4, truncation=0.7))):
+        synthesize.run(model, tmp_path / str(k), {"normal": 1}, changed, "dicom")
+        other = pydicom.dcmread(tmp_path / str(k) / "normal/000000.dcm")
+        assert not known & {other.SOPInstanceUID, other.StudyInstanceUID}
+
+
+def test_ingest_does_not_take_synthetic_dicom_for_films(drawn: Path) -> None:
+    with pytest.raises(Refused):
+        read_dicom((drawn / "dicom/normal/000000.dcm").read_bytes(), Reading(size=16))
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy (dicom3tools) is not installed")
+def test_a_validator_finds_nothing_wrong(objects: dict[str, pydicom.Dataset], drawn: Path, tmp_path: Path) -> None:
+    def errors(path: Path) -> list[str]:
+        done = subprocess.run(["dciodvfy", str(path)], capture_output=True, check=False)
+        text = (done.stdout + done.stderr).decode(errors="replace")
+        assert "SCImage" in text
+        # Its releases before 2023 don't know SyntheticData yet, and say so; nothing else is let through.
+        return [s for s in text.splitlines() if s.startswith("Error") and "(0x0008,0x001c)" not in s]
+
+    for name in objects:
+        assert errors(drawn / "dicom" / name) == [], name
+    broken = pydicom.dcmread(drawn / "dicom/normal/000000.dcm")
+    del broken.ConversionType
+    broken.save_as(tmp_path / "broken.dcm")
+    assert errors(tmp_path / "broken.dcm"), "the validator must be able to complain"
+
+
+class _Payload:
+    """Pickled, it makes a file wherever it is unpickled."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.proof,)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+@pytest.mark.parametrize("by", ["pickle", "torch"])
+def test_a_pickle_in_a_model_folder_is_refused_unread(name: str, by: str, model: Path, tmp_path: Path) -> None:
+    folder, proof = shutil.copytree(model, tmp_path / "model"), tmp_path / "unpickled"
+    if by == "pickle":
+        (folder / name).write_bytes(pickle.dumps(_Payload(proof)))
+    else:
+        torch.save(_Payload(proof), folder / name)
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        synthesize.run(folder, tmp_path / "out", PLAN, SEED)
+    assert "\n" not in str(caught.value)
+    assert not proof.exists()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": None},
+        {"classes": ["normal"]},
+        {"classes": ["normal", 3]},
+        {"classes": ["normal", "../../elsewhere"]},
+        {"extra": None},
+        {"network": {"resolution": 16, "width": 16}},  # of other weights: torch says so in many lines
+    ],
+)
+def test_a_config_that_does_not_fit_is_one_sentence(change: dict, model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "model")
+    content = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**content, **change}))
+    with pytest.raises(UserError, match="xraysynth train") as caught:
+        synthesize.run(folder, tmp_path / "out", {"normal": 1}, SEED)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_command_draws_what_it_is_asked_for(model: Path, tmp_path: Path) -> None:
+    options = ["--label", "normal", "--count", "2", "--seed", "7", "--truncation", "0.5", "--format", "dicom"]
+    done = CliRunner().invoke(cli.app, ["synthesize", str(model), str(tmp_path / "out"), *options])
+    assert done.exit_code == 0, done.output
+    assert f"2 images in {tmp_path / 'out'}" in done.output
+    synthesize.run(model, tmp_path / "same", {"normal": 2}, Synthesize(seed=7, truncation=0.5), "dicom")
+    for name in ("normal/000000.dcm", "normal/000001.dcm", "dataset.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()
+
+
+def test_a_count_without_a_class_is_refused(model: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["synthesize", str(model), str(tmp_path / "out"), "--count", "2"])
+    assert isinstance(done.exception, UserError)
+    assert "--label" in str(done.exception)
