@@ -1,7 +1,7 @@
 """Quality of the GAN for a fixed time, by the judge of the shared tools. Rows are added to a file; a table is printed.
 
-python -m benchmarks.gan quality --seconds 420 --set gamma=10 --set decay=0.5    one training, one row
-python -m benchmarks.gan table                                                    all rows
+python -m benchmarks.gan quality --seconds 420 --set gamma=10    one training, one row
+python -m benchmarks.gan table                                    all rows
 
 The films are the 1,341 normal ones of Kermany, at 64 x 64; `XRAYSYNTH_TESTDATA` says where, by default ../shared/data.
 The judge is an independent implementation (SqueezeNet features; not the published FID): `tools` beside the data.

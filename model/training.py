@@ -39,7 +39,6 @@ class TrainConfig:
     max_seconds: float | None = None  # stop earlier after this time; such a run cannot be repeated exactly
     batch: int = 8  # twice the updates of 16, at 1.1 to 1.2 times the cost of an image
     learning_rate: float = 0.002  # of both networks; Adam
-    decay: float = 0.0  # over this last part of the training the learning rate falls linearly to nothing
     betas: tuple[float, float] = (0.0, 0.99)
     loss: str = "relativistic"  # a key of model.losses.LOSSES
     gamma: float = 10.0  # weight of the gradient penalty is gamma / 2
@@ -61,9 +60,8 @@ class TrainConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        for name in ("augment_probability", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
+        if not 0 <= self.augment_probability <= 1:
+            raise ValueError(f"augment_probability must be from 0 to 1, not {self.augment_probability}")
 
 
 @dataclass(frozen=True)
@@ -202,13 +200,6 @@ class Trainer:
         for name, values in self.pending.items():
             values.append(stats[name])
         return stats
-
-    def slow_down(self, share: float) -> None:
-        """Set the learning rate for what is left after `share` of the training."""
-        left = min((1 - share) / self.config.decay, 1.0) if self.config.decay else 1.0
-        for optimizer in (self.optimizer_g, self.optimizer_d):
-            for group in optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * left
 
     def means(self) -> tuple[dict[str, float], str | None]:
         """Mean of every scalar since the last call, the only place where a step's numbers leave the device; and
@@ -362,10 +353,8 @@ def train(
                 on_resume(trainer.kimg, list(trainer.history))
     total_steps = math.ceil(config.kimg * 1000 / config.batch)
     tick_steps = max(round(config.tick_kimg * 1000 / config.batch), 1)
-    share = trainer.steps / total_steps
     with stop_requests(store is not None) as signals:
         while True:
-            trainer.slow_down(share)
             trainer.step()
 
             share = trainer.steps / total_steps

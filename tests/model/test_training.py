@@ -548,13 +548,3 @@ def test_a_diverged_training_falls_back_on_the_best_generator(monkeypatch: pytes
     assert "not finite" in str(ticks[-1].alarm)
     assert len(ticks) == 3
     assert all(torch.isfinite(value).all() for value in generator.state_dict().values())
-
-
-def test_the_learning_rate_falls_over_the_last_part() -> None:
-    config = TrainConfig(learning_rate=0.01, decay=0.5)
-    trainer = Trainer(films(8), labels(8), NetworkConfig(resolution=8, width=8), config)
-    rates = []
-    for share in (0.0, 0.5, 0.75, 1.0):
-        trainer.slow_down(share)
-        rates.append([group["lr"] for opt in (trainer.optimizer_g, trainer.optimizer_d) for group in opt.param_groups])
-    assert rates == [[0.01] * 2, [0.01] * 2, [0.005] * 2, [0.0] * 2]
