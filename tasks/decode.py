@@ -56,14 +56,20 @@ class Digested:
     digest: str
 
 
-def digest_file(source: Path, path: str) -> Digested | Quarantined:
-    """SHA-256 of a file, to find out whether it was decoded before; `path` is relative to `source`."""
+def digest_file(source: Path, how: Reading, path: str) -> Digested | None:
+    """SHA-256 of a file, to find out whether it was decoded before; None for one that `decode_file` would not read."""
     try:
         with (source / path).open("rb") as file:
-            state = decoded.state(os.fstat(file.fileno()))
-            return Digested(path, state, hashlib.file_digest(file, "sha256").hexdigest())
-    except OSError as error:
-        return Quarantined(path, "unreadable", f"the file cannot be read: {error.strerror}")
+            status = os.fstat(file.fileno())
+            if status.st_size > _most_bytes(how):
+                return None
+            return Digested(path, decoded.state(status), hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError:
+        return None
+
+
+def _most_bytes(how: Reading) -> int:
+    return 4 * how.max_pixels + HEADER_BYTES
 
 
 def decode_file(source: Path, how: Reading, clahe_clip: float, path: str) -> Decoded | Quarantined:
@@ -72,7 +78,7 @@ def decode_file(source: Path, how: Reading, clahe_clip: float, path: str) -> Dec
         with (source / path).open("rb") as file:
             status = os.fstat(file.fileno())
             state = decoded.state(status)
-            limit = 4 * how.max_pixels + HEADER_BYTES
+            limit = _most_bytes(how)
             if status.st_size > limit:
                 return Quarantined(path, "too_large", f"{status.st_size:,} bytes, not read; the limit is {limit:,}")
             content = file.read()

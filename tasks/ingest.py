@@ -9,7 +9,8 @@ import hashlib
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -30,6 +31,7 @@ from tasks.split import split_patients
 
 ON_PURPOSE = ("other_class", "several_labels", "duplicate")  # left out as the params say: no sign of damage
 QUARANTINE_COLUMNS = ["path", "reason", "sentence", "digest"]
+FILES_AT_ONCE = 1024
 DECODERS = ("pydicom", "imagecodecs", "pillow", "opencv-python-headless")
 Pseudonym = Callable[[str, str], str]
 
@@ -156,12 +158,9 @@ def _decode_new(
             digests[path] = found
         else:
             new.append(path)
-    if new and not store.is_empty():  # moved, copied or touched files have the bytes of a film that is known
-        read = workers.each(
-            partial(digest_file, source), new, partial(crashed, source), params.executor, params.workers
-        )
-        for file in read:
-            if isinstance(file, Digested) and store.has(file.digest):
+    if not store.is_empty():  # moved, copied or touched files have the bytes of a film that is known
+        for file in _read(source, new, how):
+            if store.has(file.digest):
                 store.note(names[file.path], file.state, file.digest)
                 digests[file.path] = file.digest
         new = [path for path in new if path not in digests]
@@ -190,6 +189,14 @@ def _decode_new(
         digests[result.path] = result.digest
     store.commit()
     return {path: digests[path] for path in files if path in digests}, unchanged
+
+
+def _read(source: Path, files: list[str], how: Reading) -> Iterator[Digested]:
+    """The digests of files that can be read, in threads: there is nothing that could crash."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), FILES_AT_ONCE):
+            part = pool.map(partial(digest_file, source, how), files[start : start + FILES_AT_ONCE])
+            yield from (file for file in part if file is not None)
 
 
 def _known(path: Path, name: str, store: decoded.DecodedFiles) -> str | None:
