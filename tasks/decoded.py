@@ -63,10 +63,11 @@ class DecodedFiles:
     def put(self, path: str, state: str, digest: str, record: dict[str, Any], image: np.ndarray | None) -> None:
         """Keep a film: `record` is JSON; `image` (size, size) uint8, None for a refused one."""
         content = None if image is None else image.tobytes()
+        picture = "" if content is None else hashlib.blake2b(content, digest_size=16).hexdigest()
         self.note(path, state, digest)
         self._connection.execute(
             "insert or replace into films values (?, ?, ?, ?, ?)",
-            (digest, self._settings, time.time(), json.dumps(record), content),
+            (digest, self._settings, time.time(), json.dumps({**record, "picture": picture}), content),
         )
         self._pending += 1
         if self._pending >= ROWS_A_COMMIT:
@@ -79,9 +80,8 @@ class DecodedFiles:
 
     def record(self, digest: str) -> dict[str, Any]:
         """What was put for `digest`, with the digest of its image as `picture` ("" for a refused film)."""
-        row = self._row("record, image", digest)
-        picture = "" if row[1] is None else hashlib.blake2b(row[1], digest_size=16).hexdigest()
-        return {**json.loads(row[0]), "picture": picture}
+        record: dict[str, Any] = json.loads(self._row("record", digest)[0])
+        return record
 
     def image(self, digest: str, size: int) -> np.ndarray:
         """(size, size) uint8."""

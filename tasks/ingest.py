@@ -131,7 +131,7 @@ def _list_files(source: Path, labels: Path) -> tuple[list[str], list[Quarantined
 def _settings(how: Reading, clahe_clip: float, pseudonym: Pseudonym) -> str:
     """Of everything that a decoded film depends on but its file: another value makes the store's films stale."""
     digest = hashlib.sha256(repr((asdict(how), clahe_clip, [version(name) for name in DECODERS])).encode())
-    for module in (codecs, decode, dicom, film, greyscale, reading, square):
+    for module in (codecs, decode, decoded, dicom, film, greyscale, reading, square):
         digest.update(Path(str(module.__file__)).read_bytes())
     return pseudonym("settings", digest.hexdigest())
 

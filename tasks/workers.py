@@ -14,8 +14,6 @@ from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import cv2
-
 from tasks.errors import UserError
 
 try:
@@ -100,6 +98,8 @@ def _died(future: "Future[list[R]]") -> bool:
 
 
 def _work_through(work: Callable[[T], R], seconds: float, batch: Sequence[T]) -> list[R]:
+    import cv2  # here, for the command line imports this module
+
     cv2.setNumThreads(1)  # the workers are the parallelism
     results = []
     for item in batch:
