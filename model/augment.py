@@ -1,8 +1,8 @@
 """Differentiable augmentation (arXiv 2006.10738), the same at every scale, for real and fake alike.
 
 Of its operations those that mean something in one channel: translation, cutout, brightness, contrast. No
-flip: a chest has a left and a right. Every operation is applied to each image with a fixed probability;
-below about 0.8 the generator still learns the distribution without augmentation (arXiv 2006.06676).
+flip: a chest has a left and a right. Every operation is applied to each image with one probability, fixed or
+adaptive; below about 0.8 the generator still learns the distribution without augmentation (arXiv 2006.06676).
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ SHIFT = 1 / 8  # translation: at most this part of the side, both ways
 CUTOUT = 0.4  # side of the square that is blanked, as a part of the image's side
 BRIGHTNESS = 0.25  # added, at most, both ways; images span [-1, 1]
 CONTRAST = 0.3  # contrast between 1 - CONTRAST and 1 + CONTRAST
+MOST = 0.8  # highest probability that adaptation reaches
+SMOOTHING = 128  # images over which it averages, exponentially
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,43 @@ class Augmentation:
         return x * (1 - rows[:, None, :, None] * columns[:, None, None, :])
 
 
-def draw(batch: int, probability: float, side: int, generator: torch.Generator) -> Augmentation:
+class AdaptiveProbability:
+    """ADA's rule (arXiv 2006.06676): the more surely D tells real from fake, the more is augmented.
+
+    r = E[sign(D(real) - D(fake))], 0 when D tells nothing, 1 when it is always right. It is taken of pairs, unlike
+    ADA's E[sign(D(real))], since relativistic losses leave the logits no absolute zero; for the same D it is then
+    higher: where ADA reads 0.6, pairs of normally distributed logits read 0.77. `value` rises while r is above
+    `target` and falls below it, from 0 to 1 in `images`; it stays within [0, MOST].
+
+    All tensors are on the device and change in place, so that no step waits for their values.
+    """
+
+    def __init__(self, start: float, target: float, images: float, device: torch.device) -> None:
+        self.target, self.images = target, images
+        self.value = torch.tensor(start, device=device)
+        self.r = torch.zeros((), device=device)
+
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        """Take up the logits (B,) and (B,) of one step."""
+        batch = len(real)
+        self.r.lerp_(torch.sign(real - fake).mean(), min(batch / SMOOTHING, 1.0))
+        self.value.add_(torch.sign(self.r - self.target), alpha=batch / self.images).clamp_(0, MOST)
+
+    def state(self) -> dict[str, Tensor]:
+        """What decides about the steps to come."""
+        return {"value": self.value, "r": self.r}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`."""
+        self.value.copy_(state["value"])
+        self.r.copy_(state["r"])
+
+
+def draw(batch: int, probability: float | Tensor, side: int, generator: torch.Generator) -> Augmentation:
     """Random augmentation of `batch` images whose largest scale has `side` pixels.
 
-    Shifts are whole pixels at the largest scale, so that it is not blurred.
+    The probability, a number or a tensor () on the generator's device, is that of each operation. Shifts are whole
+    pixels at the largest scale, so that it is not blurred.
     """
     device = generator.device
     u = torch.rand(batch, 6, generator=generator, device=device) * 2 - 1  # [-1, 1)

@@ -134,14 +134,21 @@ class SelfAttention(nn.Module):
         self.scale, self.out_scale = channels**-0.5, half**-0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        query = _pixels(F.conv2d(x, self.query * self.scale))  # (B, HW, C/8)
-        key = _pixels(F.max_pool2d(F.conv2d(x, self.key * self.scale), 2))  # (B, HW/4, C/8)
+        weights = self.weights(x)
         value = _pixels(F.max_pool2d(F.conv2d(x, self.value * self.scale), 2))  # (B, HW/4, C/2)
-        scores = query @ key.transpose(1, 2)  # (B, HW, HW/4); SAGAN has no 1/sqrt(d)
-        with torch.autocast(x.device.type, enabled=False):  # in its own precision: three times faster in bf16
-            weights = torch.softmax(scores, dim=-1)
         mixed = (weights @ value).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # (B, C/2, H, W)
         return x + self.gamma.to(x.dtype) * F.conv2d(mixed, self.out * self.out_scale)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, HW, HW/4): how much each pixel takes from each key, row by row; sums to 1 over the keys.
+
+        A key stands for the 2x2 pixels that it is pooled from.
+        """
+        query = _pixels(F.conv2d(x, self.query * self.scale))  # (B, HW, C/8)
+        key = _pixels(F.max_pool2d(F.conv2d(x, self.key * self.scale), 2))  # (B, HW/4, C/8)
+        scores = query @ key.transpose(1, 2)  # (B, HW, HW/4); SAGAN has no 1/sqrt(d)
+        with torch.autocast(x.device.type, enabled=False):  # in its own precision: three times faster in bf16
+            return torch.softmax(scores, dim=-1)
 
 
 def _pixels(x: Tensor) -> Tensor:

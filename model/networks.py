@@ -38,6 +38,7 @@ class NetworkConfig:
     classes: int = 1  # 1: unconditional
     attention_resolutions: tuple[int, ...] = ()  # (): MSG-GAN; (32,): MSG-SAGAN
     minibatch_stddev: str = "last"  # "last": at 4x4 only, as the public code; "every": each block, as table 7
+    phi: str = "simple"  # how the smaller images join D: "simple", "lin_cat" or "cat_lin", see Join
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attention_resolutions", tuple(sorted(set(self.attention_resolutions))))
@@ -48,8 +49,10 @@ class NetworkConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if strays := set(self.attention_resolutions) - set(self.scales):
             raise ValueError(f"attention_resolutions must be among {self.scales}, not {sorted(strays)}")
-        if self.minibatch_stddev not in ("last", "every"):
-            raise ValueError(f'minibatch_stddev must be "last" or "every", not "{self.minibatch_stddev}"')
+        choices = {"minibatch_stddev": ("last", "every"), "phi": ("simple", "lin_cat", "cat_lin")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -113,6 +116,36 @@ class Generator(nn.Module):
         return images
 
 
+class Join(nn.Module):
+    """MSG-GAN's phi: features (B, C, r, r) and the image of their side (B, 1, r, r) -> (B, `outputs`, r, r).
+
+    simple: concatenation. lin_cat: a 1x1 convolution takes the image to C/2 channels first. cat_lin: a 1x1
+    convolution brings the concatenation back to C channels. Both are linear (MSG-GAN, section 3).
+    """
+
+    def __init__(self, phi: str, channels: int) -> None:
+        super().__init__()
+        half = max(channels // 2, 1)
+        self.image = EqualizedLinear(1, half) if phi == "lin_cat" else None
+        self.both = EqualizedConv2d(channels + 1, channels, 1, gain=1.0) if phi == "cat_lin" else None
+        self.outputs = {"simple": channels + 1, "lin_cat": channels + half, "cat_lin": channels}[phi]
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        image = image.to(x.dtype)
+        if self.image is not None:
+            image = _from_pixels(self.image, image)
+        x = torch.cat([x, image], 1)
+        return x if self.both is None else self.both(x)
+
+
+def _from_pixels(linear: nn.Module, image: Tensor) -> Tensor:
+    """A 1x1 convolution of one channel, (B, 1, r, r) -> (B, C, r, r), as a linear layer over the last axis: as a
+    convolution it would give NCHW strides, and mixed strides cost more time than all that follows.
+    """
+    out: Tensor = linear(image.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return out
+
+
 class _DiscriminatorBlock(nn.Module):
     """Half the side: two 3x3 convolutions, the second with average pooling; attention between them."""
 
@@ -134,7 +167,7 @@ class _DiscriminatorBlock(nn.Module):
 class Discriminator(nn.Module):
     """Images at every scale and their classes to one logit each.
 
-    The image of each smaller scale joins by plain concatenation (phi_simple, the best for this backbone);
+    The image of each smaller scale joins by phi, of which the simple one is the best for this backbone (MSG-GAN);
     the class enters as a projection (arXiv 1802.05637).
     """
 
@@ -142,12 +175,14 @@ class Discriminator(nn.Module):
         super().__init__()
         self.config = config
         top, width = config.channels(config.resolution), config.channels(4)
-        self.from_image = EqualizedLinear(1, top, gain=2.0)  # a 1x1 convolution
+        self.from_image = EqualizedLinear(1, top, gain=2.0)
+        joins = [Join(config.phi, config.channels(side)) for side in reversed(config.scales[:-1])]
+        inputs = [top, *(join.outputs for join in joins)]
+        self.joins = nn.ModuleList(joins)
         self.blocks = nn.ModuleList(
-            _DiscriminatorBlock(config, side, config.channels(side) + (side < config.resolution))
-            for side in reversed(config.scales[1:])
+            _DiscriminatorBlock(config, side, n) for side, n in zip(reversed(config.scales[1:]), inputs, strict=False)
         )
-        self.last_conv = EqualizedConv2d(width + 2, width, 3, padding=1)
+        self.last_conv = EqualizedConv2d(inputs[-1] + 1, width, 3, padding=1)
         self.attention = SelfAttention(width) if 4 in config.attention_resolutions else nn.Identity()
         self.flatten = EqualizedConv2d(width, width, 4)
         self.logit = EqualizedLinear(width, 1)
@@ -156,13 +191,9 @@ class Discriminator(nn.Module):
 
     def forward(self, images: list[Tensor], y: Tensor) -> Tensor:
         """[(B, 1, r, r) for r = 4 .. resolution], (B,) int64 -> (B,) float32 logits."""
-        # As a linear layer over the last axis: convolving one channel would give NCHW strides, and mixed
-        # strides cost more time than all that follows.
-        x = self.from_image(images[-1].permute(0, 2, 3, 1))  # (B, R, R, C)
-        x = F.leaky_relu(x, LEAK).permute(0, 3, 1, 2)  # not in place: x is a view, which autograd would copy
-        for block, image in zip(self.blocks, reversed(images[:-1]), strict=True):
-            x = block(x)
-            x = torch.cat([x, image.to(x.dtype)], 1)
+        x = F.leaky_relu(_from_pixels(self.from_image, images[-1]), LEAK)  # in place, autograd would copy the view
+        for block, join, image in zip(self.blocks, self.joins, reversed(images[:-1]), strict=True):
+            x = join(block(x), image)
         x = self.attention(activate(self.last_conv(minibatch_stddev(x))))
         h = activate(self.flatten(x)).flatten(1)  # (B, width)
         logits = self.logit(h).squeeze(1).float()

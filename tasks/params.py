@@ -115,12 +115,17 @@ class Models(Section):
 
 class Train(Section):
     width: Annotated[int, Field(ge=8, le=1024)] = 64
+    phi: Literal["simple", "lin_cat", "cat_lin"] = "simple"
+    minibatch_stddev: Literal["last", "every"] = "last"
     kimg: Annotated[float, Field(gt=0)] = 6.0
     batch: Annotated[int, Field(ge=2)] = 8
     learning_rate: Annotated[float, Field(gt=0)] = 0.002
-    loss: Literal["relativistic", "relativistic_average_hinge", "non_saturating"] = "relativistic"
+    loss: Literal["relativistic", "relativistic_average_hinge", "non_saturating", "wgan_gp"] = "relativistic"
     gamma: Annotated[float, Field(ge=0)] = 10.0
+    penalty_interval: Count = 16
     augment_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    augment_target: Annotated[float, Field(ge=0, le=1)] = 0.0
+    warmup_kimg: Annotated[float, Field(ge=0)] = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: Seed = 0
 

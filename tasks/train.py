@@ -47,8 +47,11 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
             width=params.width,
             classes=len(images.classes),
             attention_resolutions=tuple(model.attention_resolutions),
+            phi=params.phi,
+            minibatch_stddev=params.minibatch_stddev,
         )
-        config = TrainConfig(**params.model_dump(exclude={"width"}), tick_kimg=params.kimg / TICKS)
+        shape = {"width", "phi", "minibatch_stddev"}
+        config = TrainConfig(**params.model_dump(exclude=shape), tick_kimg=params.kimg / TICKS)
     except ValueError as error:
         raise UserError(f"the params of {name} cannot be used: {error}") from None
     try:

@@ -1,9 +1,13 @@
 """Augmentation: the same at every scale, differentiable, and absent at probability 0."""
 
-import torch
+from typing import Any
 
-from model.augment import BRIGHTNESS, CONTRAST, CUTOUT, SHIFT, Augmentation, draw
-from model.training import pyramid
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model.augment import BRIGHTNESS, CONTRAST, CUTOUT, MOST, SHIFT, AdaptiveProbability, Augmentation, draw
+from model.batches import pyramid
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -75,3 +79,62 @@ def test_fp32_inside_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = draw(2, 0.7, 16, generator())([x])[0]
     assert torch.equal(inside, draw(2, 0.7, 16, generator())([x])[0])
+
+
+def test_a_tensor_of_the_probability_is_as_good_as_a_number() -> None:
+    by_number, by_tensor = draw(50, 0.3, 16, generator()), draw(50, torch.tensor(0.3), 16, generator())
+    assert torch.equal(by_number.hole, by_tensor.hole)
+    assert torch.equal(by_number.contrast, by_tensor.contrast)
+
+
+def adaptive(target: float) -> AdaptiveProbability:
+    return AdaptiveProbability(0.0, target, 800, torch.device("cpu"))
+
+
+def test_the_probability_goes_from_zero_to_one_in_the_given_images_and_stops_before() -> None:
+    real, fake = torch.full((8,), 0.1), torch.zeros(8)
+    probability = adaptive(target=0.05)
+    values = []
+    for _ in range(100):
+        probability.update(real, fake)
+        values.append(probability.value.item())
+    assert values[49] == pytest.approx(0.5)
+    assert values[99] == pytest.approx(MOST)
+    for _ in range(200):
+        probability.update(fake, real)
+    assert probability.value == 0
+
+
+def test_it_settles_where_the_sign_meets_the_target() -> None:
+    """D that is right more often than the target says the less is augmented."""
+    noise, probability = generator(), adaptive(target=0.4)
+    values = []
+    for _ in range(1500):
+        fake = torch.randn(8, generator=noise)
+        probability.update(fake + torch.randn(8, generator=noise) + 2 * (1 - 2 * probability.value), fake)
+        values.append(probability.value.item())
+    # P(real > fake) = 0.7, for r = 0.4, where the shift is the 0.7 quantile of a normal distribution, 0.524
+    assert sum(values[500:]) / 1000 == pytest.approx((1 - 0.524 / 2) / 2, abs=0.03)
+
+
+def test_only_the_difference_of_logits_counts() -> None:
+    """Relativistic losses leave the zero of the logits to chance."""
+    here, there = adaptive(0.5), adaptive(0.5)
+    real, fake = torch.randn(8, generator=generator(1)), torch.randn(8, generator=generator(2))
+    here.update(real, fake)
+    there.update(real + 100, fake + 100)
+    assert here.r == there.r != 0
+
+
+def test_nothing_waits_for_the_probability() -> None:
+    class NoSync(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert "_local_scalar_dense" not in str(func), "a value was read from the device"
+            return func(*args, **(kwargs or {}))
+
+    probability, noise = adaptive(0.5), generator()
+    with NoSync():
+        probability.update(torch.ones(8), torch.zeros(8))
+        draw(8, probability.value, 16, noise)([torch.zeros(8, 1, 16, 16)])
+        with pytest.raises(AssertionError, match="was read"):
+            probability.value.item()

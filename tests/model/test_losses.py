@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.losses import LOSSES, gradient_penalty
+from model.losses import DRIFT, LOSSES, ONE_CENTRED, ZERO_CENTRED, gradient_penalty
 
 
 class Linear(nn.Module):
@@ -28,6 +28,33 @@ def test_penalty_is_the_squared_gradient_averaged_over_scales() -> None:
 
     penalty.mean().backward()  # d/dw of (16 w0^2 + 64 w1^2) / 2
     torch.testing.assert_close(discriminator.weights.grad, torch.tensor([16 * 0.5, 64 * 0.25]))
+
+
+def test_the_penalty_of_wgan_gp_is_the_distance_of_each_scale_s_norm_from_one() -> None:
+    discriminator = Linear(0.5, 0.25)  # norms 4 * 0.5 and 8 * 0.25
+    images = [torch.randn(3, 1, 4, 4), torch.randn(3, 1, 8, 8)]
+    y = torch.zeros(3, dtype=torch.int64)
+    torch.testing.assert_close(gradient_penalty(discriminator, images, y, ONE_CENTRED.excess), torch.ones(3))
+
+    discriminator = Linear(0.0, 0.5)  # norms 0 and 4
+    penalty = gradient_penalty(discriminator, images, y, ONE_CENTRED.excess)
+    torch.testing.assert_close(penalty, torch.full((3,), (1 + 3**2) / 2))
+    penalty.mean().backward()
+    torch.testing.assert_close(discriminator.weights.grad, torch.tensor([0.0, 2 * 3 * 8 / 2]))
+
+
+def test_wgan_gp_is_penalised_between_each_pair_the_others_at_half_of_each() -> None:
+    real = [torch.zeros(5, 1, 4, 4), torch.zeros(5, 1, 8, 8)]
+    fake = [x + 1 for x in real]
+    noise = torch.Generator().manual_seed(0)
+    between = ONE_CENTRED.points(real, fake, noise)
+    alpha = between[0][:, 0, 0, 0]
+    assert all(torch.equal(x, alpha.view(-1, 1, 1, 1).expand_as(x)) for x in between)
+    assert len(alpha.unique()) == 5
+    assert 0 <= alpha.min() < alpha.max() <= 1
+    assert not torch.equal(ONE_CENTRED.points(real, fake, noise)[0], between[0])
+    for x in ZERO_CENTRED.points(real, fake, noise):
+        assert x.mean((1, 2, 3)).tolist() == [0, 0, 0, 1, 1]
 
 
 def test_penalty_is_in_fp32_also_inside_autocast() -> None:
@@ -59,6 +86,7 @@ def softplus(x: float) -> float:
             (softplus(-0.5) + softplus(0.5) + softplus(-1) + softplus(0)) / 2,
             (softplus(0.5) + softplus(-0.5)) / 2,
         ),
+        ("wgan_gp", -0.5 + DRIFT * 0.5, 0.0),
     ],
 )
 def test_losses_by_hand(name: str, discriminator: float, generator: float) -> None:

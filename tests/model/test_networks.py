@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from model.layers import EqualizedDownConv2d, EqualizedUpConv2d, SelfAttention, minibatch_stddev, pixel_norm
-from model.networks import Discriminator, Generator, NetworkConfig, attention_gammas
+from model.networks import Discriminator, Generator, Join, NetworkConfig, attention_gammas
 
 
 def both(config: NetworkConfig, seed: int = 0) -> tuple[Generator, Discriminator]:
@@ -39,9 +39,55 @@ def test_width_512_has_the_parameters_of_the_published_tables() -> None:
     assert count == pytest.approx(22.9e6, rel=0.02)
 
 
-def test_at_gamma_zero_msg_sagan_is_msg_gan() -> None:
-    plain = NetworkConfig(32, width=16, latent_dim=8, classes=2)
-    attentive = NetworkConfig(32, width=16, latent_dim=8, classes=2, attention_resolutions=(4, 16, 32))
+def test_networks_of_1024_pixels() -> None:
+    """Of full width, without the memory or the time."""
+    config = NetworkConfig(resolution=1024, width=512, latent_dim=512)
+    assert config.channels(1024) == 16
+    with torch.device("meta"):
+        generator, discriminator = both(config)
+        images = generator(torch.randn(4, 512), torch.zeros(4, dtype=torch.int64))
+        logits = discriminator(images, torch.zeros(4, dtype=torch.int64))
+    assert [image.shape[-1] for image in images] == [4, 8, 16, 32, 64, 128, 256, 512, 1024]
+    assert logits.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("phi", "inputs"), [("simple", [8, 16 + 1, 16 + 1]), ("lin_cat", [8, 16 + 8, 16 + 8]), ("cat_lin", [8, 16, 16])]
+)
+def test_phi_decides_how_the_smaller_images_join(phi: str, inputs: list[int]) -> None:
+    """Resolution 64: 8 channels from the largest image, 16 below."""
+    config = NetworkConfig(64, width=16, latent_dim=8, phi=phi)
+    generator, discriminator = both(config)
+    state = discriminator.state_dict()
+    widths = [state[f"blocks.{block}.first.weight"].shape[1] for block in range(4)]
+    assert widths == [*inputs, inputs[-1]]
+    assert discriminator.last_conv.weight.shape[1] == inputs[-1] + 1  # and minibatch_stddev
+
+    y = torch.zeros(4, dtype=torch.int64)
+    images = generator(torch.randn(4, 8), y)
+    gradients = torch.autograd.grad(discriminator(images, y).sum(), images)
+    assert all(g.abs().sum() > 0 for g in gradients)
+
+
+def test_the_joins_are_linear_in_features_and_image() -> None:
+    torch.manual_seed(0)
+    x, image = torch.randn(2, 6, 4, 4), torch.randn(2, 1, 4, 4)
+    assert torch.equal(Join("simple", 6)(x, image), torch.cat([x, image], 1))
+
+    join = Join("lin_cat", 6)
+    weight = join.state_dict()["image.weight"].reshape(1, 3, 1, 1)
+    torch.testing.assert_close(join(x, image), torch.cat([x, image * weight], 1))
+
+    join = Join("cat_lin", 6)
+    weight = join.state_dict()["both.weight"][:, :, 0, 0] / 7**0.5
+    expected = torch.einsum("oi,bihw->bohw", weight, torch.cat([x, image], 1))
+    torch.testing.assert_close(join(x, image), expected)
+
+
+@pytest.mark.parametrize("phi", ["simple", "lin_cat", "cat_lin"])
+def test_at_gamma_zero_msg_sagan_is_msg_gan(phi: str) -> None:
+    plain = NetworkConfig(32, width=16, latent_dim=8, classes=2, phi=phi)
+    attentive = NetworkConfig(32, width=16, latent_dim=8, classes=2, phi=phi, attention_resolutions=(4, 16, 32))
     z, y = torch.randn(4, 8), torch.tensor([0, 1, 1, 0])
 
     (g, d), (ga, da) = both(plain, seed=3), both(attentive, seed=3)
@@ -160,6 +206,7 @@ def test_minibatch_stddev_sees_a_collapsed_batch() -> None:
         {"classes": 0},
         {"attention_resolutions": (128,)},
         {"minibatch_stddev": "some"},
+        {"phi": "cat"},
     ],
 )
 def test_impossible_networks_are_named(wrong: dict) -> None:

@@ -21,36 +21,17 @@ from safetensors.torch import load_file
 
 from model.checkpoint import Stopped
 from model.guard import CollapseGuard, Reading
+from model.losses import LOSSES
 from model.networks import Generator, NetworkConfig
 from model.sampling import sample
-from model.training import (
-    BalancedSampler,
-    Row,
-    Tick,
-    TrainConfig,
-    Trainer,
-    TrainingDiverged,
-    fingerprint,
-    pyramid,
-    train,
-)
-
-TINY = NetworkConfig(resolution=8, width=8, latent_dim=8)
-SHORT = TrainConfig(kimg=0.08, batch=8, tick_kimg=0.04, device="cpu")
+from model.trainer import Trainer
+from model.training import Row, Tick, TrainConfig, TrainingDiverged, fingerprint, train
+from tests.model.tiny import SHORT, TINY, films, labels
 
 
-def films(count: int, mean: float = 60, side: int = 8, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return rng.normal(mean, 10, (count, side, side)).clip(0, 255).astype(np.uint8)
-
-
-def labels(*counts: int) -> np.ndarray:
-    return np.repeat(np.arange(len(counts)), counts)
-
-
-@pytest.mark.parametrize("loss", ["relativistic", "relativistic_average_hinge", "non_saturating"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_it_moves_towards_the_data(loss: str) -> None:
-    config = dataclasses.replace(SHORT, kimg=0.8, loss=loss, learning_rate=0.01, ema_kimg=0.1)
+    config = dataclasses.replace(SHORT, kimg=0.8, loss=loss, learning_rate=0.01, ema_kimg=0.1, penalty_interval=4)
     generator = train(films(64, mean=40), labels(64), TINY, config)
     before = sample(Trainer(films(64), labels(64), TINY, config).ema, 0, 64, seed=0).mean()
     after = sample(generator, 0, 64, seed=0).mean()
@@ -96,6 +77,7 @@ def test_ticks_tell_what_a_user_wants_to_know() -> None:
     assert ticks[-1].gammas["generator.8"] != 0
     assert math.isfinite(ticks[0].penalty)
     assert ticks[0].penalty >= 0
+    assert ticks[0].augment_probability == 0
     assert not generator.training
     assert all(p.dtype == torch.float32 for p in generator.parameters())
 
@@ -125,52 +107,32 @@ def test_nan_stops_the_training_with_a_reason(where: str) -> None:
             train(films(20), labels(20), TINY, SHORT, poison)
 
 
-@pytest.mark.parametrize("counts", [(3,), (1,), (9, 2), (2, 1, 1)])
-def test_sets_smaller_than_a_batch_train(counts: tuple[int, ...]) -> None:
-    network = dataclasses.replace(TINY, classes=len(counts))
-    config = dataclasses.replace(SHORT, batch=7, precision="fp32")
-    generator = train(films(sum(counts)), labels(*counts), network, config)
-    assert sample(generator, len(counts) - 1, 3, 0).shape == (3, 8, 8)
-
-
-def test_identical_images_train() -> None:
-    train(np.full((8, 8, 8), 90, np.uint8), labels(8), TINY, SHORT)
-
-
-def test_bf16_and_fp32_agree_at_first() -> None:
-    """The first losses, before small differences have grown."""
-    losses = []
-    for precision in ("bf16", "fp32"):
-        trainer = Trainer(films(20), labels(20), TINY, dataclasses.replace(SHORT, precision=precision))
-        losses.append(trainer.step()["loss_discriminator"].item())
-    assert losses[0] == pytest.approx(losses[1], abs=0.02)
-
-
-def test_both_sides_are_augmented_in_every_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    """D never sees an image as it is: what reaches it was blanked by the patched augmentation."""
-    monkeypatch.setattr("model.augment.Augmentation.__call__", lambda self, images: [x * 0 for x in images])
-    trainer = Trainer(films(20), labels(20), TINY, dataclasses.replace(SHORT, augment_probability=1.0))
-    seen: list[float] = []
-    trainer.discriminator.register_forward_pre_hook(
-        lambda module, inputs: seen.append(max(x.abs().max().item() for x in inputs[0]))
+@pytest.mark.parametrize("settings", [{}, {"loss": "wgan_gp", "augment_target": 0.6, "precision": "fp32"}])
+@pytest.mark.parametrize(
+    ("counts", "batch"),
+    [
+        ((8,), 8),
+        ((8,), 12),  # larger than the set
+        ((3,), 7),  # no group of minibatch_stddev fits
+        ((1,), 8),
+        ((1,), 1),
+        ((40, 2), 8),
+        ((9, 1, 1), 6),
+    ],
+)
+@pytest.mark.parametrize("alike", [False, True])
+def test_tiny_sets_train(counts: tuple[int, ...], batch: int, alike: bool, settings: dict) -> None:
+    images = np.full((sum(counts), 8, 8), 90, np.uint8) if alike else films(sum(counts))
+    network = dataclasses.replace(TINY, classes=len(counts), attention_resolutions=(8,))
+    config = dataclasses.replace(
+        SHORT, kimg=12 * batch / 1000, tick_kimg=4 * batch / 1000, batch=batch, penalty_interval=2, **settings
     )
-    trainer.step()
-    assert len(seen) >= 2
-    assert max(seen) == 0
-
-
-def test_the_discriminator_is_frozen_in_the_generators_step() -> None:
-    trainer = Trainer(films(20), labels(20), TINY, SHORT)
-    seen: list[bool] = []
-
-    def loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-        seen.append(any(p.requires_grad for p in trainer.discriminator.parameters()))
-        return -fake.mean()
-
-    trainer.loss = trainer.loss._replace(generator=loss)
-    trainer.step()
-    assert seen == [False]
-    assert all(p.requires_grad for p in trainer.discriminator.parameters())
+    rows: list[Row] = []
+    guard = CollapseGuard(images, labels(*counts), [str(label) for label in range(len(counts))])
+    generator = train(images, labels(*counts), network, config, lambda tick: rows.append(tick.row()), guard=guard)
+    assert len(rows) == 3
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert sample(generator, len(counts) - 1, 3, 0).shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -191,39 +153,6 @@ def test_data_that_do_not_fit_are_named(images: np.ndarray, y: np.ndarray, messa
 def test_a_class_without_images_is_named() -> None:
     with pytest.raises(ValueError, match="class 1"):
         train(films(4), labels(4), dataclasses.replace(TINY, classes=2), SHORT)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"kimg": 0},
-        {"batch": 0},
-        {"loss": "wgan"},
-        {"precision": "fp8"},
-        {"penalty_on": "fake"},
-        {"augment_probability": 1.5},
-    ],
-)
-def test_impossible_settings_are_named(wrong: dict) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        TrainConfig(**wrong)
-
-
-def test_minibatches_are_balanced_and_use_every_image() -> None:
-    y = torch.from_numpy(labels(20, 4))
-    sampler = BalancedSampler(y, 2, torch.Generator().manual_seed(0))
-    indices, drawn = (torch.cat(parts) for parts in zip(*(sampler.next(8) for _ in range(35)), strict=True))
-    assert torch.equal(y[indices], drawn)
-    assert torch.bincount(drawn).tolist() == [140, 140]
-    assert torch.bincount(indices).tolist() == [7] * 20 + [35] * 4
-    assert (drawn.reshape(-1, 4) == drawn[::4, None]).all()  # one class in each group of minibatch_stddev
-
-
-def test_pyramid_averages() -> None:
-    x = torch.rand(2, 1, 16, 16)
-    scales = pyramid(x, 3)
-    assert [scale.shape[-1] for scale in scales] == [4, 8, 16]
-    torch.testing.assert_close(scales[0][0, 0, 0, 0], x[0, 0, :4, :4].mean())
 
 
 class Killed(BaseException):
@@ -300,6 +229,9 @@ def assert_equal(ours: tuple[Weights, list[Row]], expected: tuple[Weights, list[
         assert torch.equal(ours[0][name], value), name
 
 
+ADAPTIVE = {"augment_probability": 0.4, "augment_target": 0.05, "augment_kimg": 0.2, "learning_rate": 0.01}
+
+
 @pytest.mark.parametrize(
     ("kills", "settings", "counts"),
     [
@@ -308,6 +240,9 @@ def assert_equal(ours: tuple[Weights, list[Row]], expected: tuple[Weights, list[
         ([3, 13], {"augment_probability": 0.6, "penalty_interval": 3}, (20, 3)),
         ([5, 6], {"batch": 6, "penalty_on": "real"}, (2, 1, 1)),  # decks that are dealt again in each batch
         ([4], {"precision": "bf16", "loss": "relativistic_average_hinge"}, (9, 9)),
+        ([5, 14], {"loss": "wgan_gp", "penalty_interval": 3}, (20,)),
+        # in the warm-up, which step 10 ends, just after it, and later; the probability falls and rises on the way
+        ([6, 10, 11, 15], {"warmup_kimg": 0.08, **ADAPTIVE}, (20, 3)),
     ],
 )
 @pytest.mark.usefixtures("every_step")
@@ -415,7 +350,9 @@ checkpoint.COST = 1.0
 images = np.random.default_rng(0).integers(0, 255, (30, 16, 16), np.uint8)
 labels = np.repeat([0, 1], [25, 5])
 network = NetworkConfig(resolution=16, width=8, latent_dim=8, classes=2, attention_resolutions=(8,))
-config = TrainConfig(kimg=0.8, tick_kimg=0.2, augment_probability=0.5, device="cpu")
+config = TrainConfig(
+    kimg=0.8, tick_kimg=0.2, augment_probability=0.5, augment_target=0.5, warmup_kimg=0.3, device="cpu"
+)
 history, out = [], Path(sys.argv[2])
 print("begins", flush=True)
 generator = train(

@@ -1,10 +1,14 @@
 """params.yaml: what is in the repository loads, what is wrong is named."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
+from model.config import TrainConfig
+from model.losses import LOSSES
+from model.networks import NetworkConfig
 from tasks import params
 from tasks.errors import UserError
 
@@ -47,6 +51,22 @@ def test_a_mistake_is_named_with_what_is_allowed(text: str, words: list[str], tm
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
     assert params.load(tmp_path / "params.yaml") == params.Params()
+
+
+def choices(key: str) -> tuple[str, ...]:
+    return get_args(params.Train.model_fields[key].annotation)
+
+
+def test_what_may_be_chosen_is_what_the_networks_and_the_training_know() -> None:
+    """Written down twice, since the command line starts without torch."""
+    assert choices("loss") == tuple(LOSSES)
+    for key in ("phi", "minibatch_stddev"):
+        for value in choices(key):
+            NetworkConfig(**{key: value})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=", ".join(choices(key))):
+            NetworkConfig(**{key: "?"})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=", ".join(choices("precision"))):
+        TrainConfig(precision="?")
 
 
 def test_values_do_not_change_after_loading() -> None:
