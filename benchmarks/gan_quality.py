@@ -1,120 +1,329 @@
-"""Quality of the GAN for a fixed time, by the judge of the shared tools. Rows are added to a file; a table is printed.
+"""Quality of the GAN, scored by the judge of the shared tools: studies of several settings and seeds.
 
-python -m benchmarks.gan quality --seconds 420 --set gamma=10    one training, one row
-python -m benchmarks.gan table                                    all rows
+python -m benchmarks.gan_quality run STUDY --seeds 3 --jobs 2    what is missing of a study, then its table
+python -m benchmarks.gan_quality table [STUDY]                   the tables of what is there
 
-The films are the 1,341 normal ones of Kermany, at 64 x 64; `XRAYSYNTH_TESTDATA` says where, by default ../shared/data.
-The judge is an independent implementation (SqueezeNet features; not the published FID): `tools` beside the data.
+Every training is a process of its own and adds a row to benchmarks/results/gan_quality.jsonl; one that is there is not
+run again, so a study can be interrupted and gone on with, here or elsewhere. The films are those of
+`XRAYSYNTH_TESTDATA`, by default ../shared/data; the judge (SqueezeNet features; not the published FID), and its
+weights, lie beside them.
 """
 
+import argparse
 import importlib.util
 import json
+import math
 import os
 import platform
+import subprocess
+import sys
 import time
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-import typer
-import yaml
 from PIL import Image
+from scipy.stats import t as student
 
 from benchmarks.tables import table
+from model.config import TrainConfig
+from model.guard import CollapseGuard
 from model.networks import NetworkConfig
-from model.sampling import sample
-from model.training import Tick, TrainConfig, train
+from model.sampling import latents, render
+from model.training import Tick, train
 from tasks import plots
 
 DATA = Path(os.environ.get("XRAYSYNTH_TESTDATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-ROWS = Path("benchmarks/results/gan.jsonl")
-SIDE, SAMPLES = 64, 1344
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+ROWS = Path("benchmarks/results/gan_quality.jsonl")
+WORK = Path(".xraysynth/benchmarks")  # features of real films; grids of samples
+Settings = dict[str, Any]
 
 
-def films() -> np.ndarray:
-    """(1341, 64, 64) uint8: the normal films of Kermany."""
-    labels = pd.read_csv(DATA / "kermany224" / "labels.csv")
-    paths = sorted(labels.loc[labels["label"] == "normal", "path"])
-    read = (np.asarray(Image.open(DATA / "kermany224" / path).convert("L")) for path in paths)
-    return np.stack([cv2.resize(film, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for film in read])
+@dataclass(frozen=True)
+class Study:
+    """One question. Each variant is a change of the base settings, and the first one is the base itself."""
+
+    films: str  # a table of labels, FOLDER/NAME
+    classes: tuple[str, ...]  # learnt
+    judged: tuple[str, ...]  # of these classes
+    reference: str  # a table of labels: the films that the judge compares with
+    base: Settings  # of NetworkConfig and TrainConfig
+    variants: dict[str, Settings]
+    samples: int = 640  # judged, of each class
 
 
-def judge() -> tuple[ModuleType, dict[str, torch.Tensor]]:
-    """The judge and its weights."""
-    spec = importlib.util.spec_from_file_location("judge", DATA.parent / "tools" / "judge.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with np.load(DATA.parent / "weights" / "squeezenet_v1.0_imagenet.npz") as weights:
-        return module, {name: torch.from_numpy(weights[name]) for name in weights.files}
+KERMANY = ("bacterial_pneumonia", "normal", "viral_pneumonia")
+RARE = ("viral_pneumonia",)
+IMBALANCED = {
+    "films": "kermany224/labels_imbalanced",
+    "classes": ("normal", "viral_pneumonia"),
+    "judged": RARE,
+    "reference": "kermany224/labels",  # 1,243 films of the class, of which 134 were learnt from
+}
+STUDIES = {
+    # The reach of 7 minutes on two cores: run with --jobs 1.
+    "seven_minutes": Study(
+        films="kermany224/labels",
+        classes=("normal",),
+        judged=("normal",),
+        reference="kermany224/labels",
+        base={"resolution": 64, "kimg": 1000.0, "max_seconds": 420.0, "batch": 4, "learning_rate": 0.003},
+        variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}},
+        samples=1344,
+    ),
+    "ablation": Study(
+        **IMBALANCED,
+        base={"resolution": 64, "kimg": 6.0, "batch": 4, "learning_rate": 0.003, "attention_resolutions": [32]},
+        variants={
+            "default": {},
+            "batch 8": {"batch": 8},
+            "batch 8, learning_rate 0.002": {"batch": 8, "learning_rate": 0.002},
+            "loss relativistic_average_hinge": {"loss": "relativistic_average_hinge"},
+            "loss non_saturating": {"loss": "non_saturating"},
+            "loss wgan_gp": {"loss": "wgan_gp", "penalty_interval": 4},
+            "augmented, 0.3": {"augment_probability": 0.3},
+            "augmented, adaptive": {"augment_target": 0.6},
+            "attention nowhere": {"attention_resolutions": []},
+            "attention 16": {"attention_resolutions": [16]},
+            "attention 16 and 32": {"attention_resolutions": [16, 32]},
+            "attention 64": {"attention_resolutions": [64]},
+            "phi lin_cat": {"phi": "lin_cat"},
+            "phi cat_lin": {"phi": "cat_lin"},
+            "minibatch_stddev every": {"minibatch_stddev": "every"},
+            "class after 1.5 kimg": {"warmup_kimg": 1.5},
+        },
+    ),
+    # The same length, all of it spent on the rare class: a generator a class.
+    "ablation_alone": Study(
+        **IMBALANCED | {"classes": RARE},
+        base={"resolution": 64, "kimg": 6.0, "batch": 4, "learning_rate": 0.003, "attention_resolutions": [32]},
+        variants={"rare class alone": {}, "rare class alone, augmented": {"augment_target": 0.6}},
+    ),
+    "claim_kermany": Study(
+        films="kermany224/labels",
+        classes=KERMANY,
+        judged=KERMANY,
+        reference="kermany224/labels",
+        base={"resolution": 64, "kimg": 8.0, "batch": 4, "learning_rate": 0.003},
+        variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}},
+    ),
+    "claim_nih": Study(
+        films="nih256/labels",
+        classes=("no_finding", "pneumonia"),
+        judged=("no_finding", "pneumonia"),
+        reference="nih256/labels",
+        base={"resolution": 64, "kimg": 8.0, "batch": 4, "learning_rate": 0.003},
+        variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}},
+    ),
+}
 
 
-@app.command()
-def quality(
-    seconds: Annotated[float, typer.Option(min=1)] = 420.0,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value of NetworkConfig or TrainConfig")
-    ] = None,
-    pictures: Annotated[Path | None, typer.Option(help="A folder for a grid of samples.")] = None,
-) -> None:
-    """Train for a time and judge 1,344 samples against all films."""
-    settings: dict[str, Any] = {k: yaml.safe_load(v) for k, _, v in (change.partition("=") for change in changes or [])}
-    network_keys = NetworkConfig.__dataclass_fields__.keys() & settings.keys()
-    network = replace(NetworkConfig(resolution=SIDE), **{k: settings[k] for k in network_keys})
-    config = TrainConfig(kimg=1000.0, max_seconds=seconds, tick_kimg=5.0)
-    config = replace(config, **{k: v for k, v in settings.items() if k not in network_keys})
-    real = films()
+def films(name: str, label: str, side: int) -> np.ndarray:
+    """(N, side, side) uint8: the films of a class in a table of labels of the test data."""
+    labels = pd.read_csv(DATA / f"{name}.csv")
+    folder = (DATA / name).parent
+    paths = sorted(labels.loc[labels["label"] == label, "path"])
+    read = (np.asarray(Image.open(folder / path).convert("L")) for path in paths)
+    return np.stack([cv2.resize(film, (side, side), interpolation=cv2.INTER_AREA) for film in read])
+
+
+class Judge:
+    """The judge of the shared tools, with what it made of the real films of a class."""
+
+    def __init__(self, name: str, label: str, side: int) -> None:
+        spec = importlib.util.spec_from_file_location("judge", DATA.parent / "tools" / "judge.py")
+        assert spec is not None
+        assert spec.loader is not None
+        self.module: ModuleType = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.module)
+        with np.load(DATA.parent / "weights" / "squeezenet_v1.0_imagenet.npz") as weights:
+            self.weights = {key: torch.from_numpy(weights[key]) for key in weights.files}
+        self.films = films(name, label, side)
+        kept = WORK / f"{name.replace('/', '-')}-{label}-{side}.npy"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            part = kept.with_suffix(f".{os.getpid()}.npy")
+            np.save(part, self.features(self.films))
+            part.replace(kept)
+        self.real = np.load(kept)
+
+    @torch.inference_mode()
+    def features(self, images: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self.module.features(self.weights, images)
+        return found
+
+    def score(self, images: np.ndarray) -> dict[str, float]:
+        """Each figure of (N, H, W) uint8 images beside that of the real films, or of halves of them."""
+        centre, scale = self.real.mean(0), self.real.std(0).mean()  # as the judge's own command does
+        real, fake = ((x - centre) / scale for x in (self.real, self.features(images)))
+        halves = np.array_split(real[np.random.default_rng(0).permutation(len(real))], 2)
+        return {
+            "frechet": round(self.module.frechet(real, fake), 1),
+            "frechet_floor": round(self.module.frechet(*halves), 1),
+            "kid": round(self.module.kid(real, fake), 4),
+            "kid_floor": round(self.module.kid(*halves), 4),
+            "ms_ssim": round(self.module.ms_ssim_pairs(images), 4),
+            "ms_ssim_real": round(self.module.ms_ssim_pairs(self.films), 4),
+        }
+
+
+def one(study_name: str, variant: str, seed: int) -> None:
+    """Train once, have it judged, add a row and a grid of samples."""
+    study = STUDIES[study_name]
+    settings = study.base | study.variants[variant]
+    network_keys = {field.name for field in fields(NetworkConfig)}
+    network = NetworkConfig(classes=len(study.classes), **{k: v for k, v in settings.items() if k in network_keys})
+    config = TrainConfig(seed=seed, **{k: v for k, v in settings.items() if k not in network_keys})
+    learnt = [films(study.films, label, network.resolution) for label in study.classes]
+    labels = np.repeat(np.arange(len(learnt)), [len(some) for some in learnt])
     ticks: list[Tick] = []
+    images = np.concatenate(learnt)
+    guard = CollapseGuard(images, labels, study.classes)
     start = time.perf_counter()
-    generator = train(real, np.zeros(len(real), np.int64), network, config, ticks.append)
+    generator = train(images, labels, network, config, ticks.append, guard=guard)
     taken = time.perf_counter() - start
-    fake = sample(generator, 0, SAMPLES, seed=0)
-    module, weights = judge()
-    with torch.inference_mode():
-        of_real, of_fake = module.features(weights, real), module.features(weights, fake)
-    centre, scale = of_real.mean(0), of_real.std(0).mean()  # as the judge's own command does
-    of_real, of_fake = (of_real - centre) / scale, (of_fake - centre) / scale
-    halves = np.array_split(of_real[np.random.default_rng(0).permutation(len(of_real))], 2)
+    scores = {}
+    for label in study.judged:
+        number = study.classes.index(label)
+        fakes = np.concatenate(
+            [
+                render(generator, z, torch.full((len(z),), number))
+                for z in latents(number, 0, study.samples, seed=0, dim=network.latent_dim).split(64)
+            ]
+        )
+        scores[label] = Judge(study.reference, label, network.resolution).score(fakes)
+        WORK.mkdir(parents=True, exist_ok=True)
+        grid = WORK / f"{study_name}-{variant}-{seed}-{label}.png".replace(" ", "_")
+        grid.write_bytes(plots.picture_png(plots.mosaic(fakes[:32], 8)))
     row = {
+        "study": study_name,
+        "variant": variant,
+        "seed": seed,
         "settings": settings,
-        "seconds": round(taken),
         "kimg": ticks[-1].kimg,
+        "seconds": round(taken),
         "images_per_second": round(median(tick.images_per_second for tick in ticks), 1),
-        "frechet": round(module.frechet(of_real, of_fake), 1),
-        "frechet_floor": round(module.frechet(*halves), 1),
-        "kid": round(module.kid(of_real, of_fake), 4),
-        "ms_ssim": round(module.ms_ssim_pairs(fake), 4),
-        "ms_ssim_real": round(module.ms_ssim_pairs(real), 4),
-        "machine": f"{os.cpu_count()} cores of {platform.machine()}, {torch.get_num_threads()} threads",
+        "threads": torch.get_num_threads(),
+        "alarm": ticks[-1].alarm,
+        "gammas": {name: round(value, 3) for name, value in ticks[-1].gammas.items()},
+        "classes": scores,
+        "machine": f"{os.cpu_count()} cores of {platform.machine()}, torch {torch.__version__}",
     }
     ROWS.parent.mkdir(parents=True, exist_ok=True)
     with ROWS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
-    if pictures:
-        pictures.mkdir(parents=True, exist_ok=True)
-        name = "-".join(f"{k}_{v}" for k, v in settings.items()) or "default"
-        (pictures / f"{name}.png").write_bytes(plots.picture_png(plots.mosaic(fake[:32], 8)))
-    print_table()
 
 
-@app.command("table")
-def print_table() -> None:
-    """All rows so far, as Markdown."""
-    rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
-    names = ("seconds", "kimg", "images_per_second", "frechet", "frechet_floor", "kid", "ms_ssim", "ms_ssim_real")
-    settings = (", ".join(f"{k} {v}" for k, v in row["settings"].items()) or "default" for row in rows)
-    print(
-        table(["settings", *names], ((how, *(row[n] for n in names)) for how, row in zip(settings, rows, strict=True)))
-    )
+def rows(study_name: str) -> list[dict[str, Any]]:
+    """What is there of a study as it is defined now: rows of other settings do not count."""
+    study = STUDIES[study_name]
+    lines = ROWS.read_text(encoding="utf-8").splitlines() if ROWS.exists() else []
+    return [
+        row
+        for row in map(json.loads, lines)
+        if row["study"] == study_name
+        and row["variant"] in study.variants
+        and row["settings"] == study.base | study.variants[row["variant"]]
+    ]
+
+
+def run(study_name: str, seeds: int, jobs: int) -> None:
+    """What is missing of a study, seed by seed, `jobs` trainings at a time."""
+    there = {(row["variant"], row["seed"]) for row in rows(study_name)}
+    missing = [
+        (variant, seed)
+        for seed in range(seeds)
+        for variant in STUDIES[study_name].variants
+        if (variant, seed) not in there
+    ]
+    threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs, 1))}
+
+    def start(trial: tuple[str, int]) -> None:
+        command = [sys.executable, "-m", "benchmarks.gan_quality", "one", study_name, trial[0], str(trial[1])]
+        subprocess.run(command, check=True, env=os.environ | threads)
+        print(f"{study_name}: {trial[0]}, seed {trial[1]}", file=sys.stderr, flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(start, missing))
+
+
+def interval(values: Iterable[float], digits: int) -> str:
+    """Mean and half of the 95 % interval of Student's t, where there are two values or more."""
+    values = list(values)
+    if len(values) < 2:
+        return f"{values[0]:.{digits}f}"
+    half = student.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return f"{mean(values):.{digits}f} ± {half:.{digits}f}"
+
+
+def lines(study_name: str) -> Iterator[tuple[str, ...]]:
+    """A line a variant and class. Differences are paired: the same seed is the same data order and the same weights
+    but those that only one of the two has."""
+    study, found = STUDIES[study_name], rows(study_name)
+    base = {row["seed"]: row for row in found if row["variant"] == next(iter(study.variants))}
+    for label in study.judged:
+        for variant in study.variants:
+            some = [row for row in found if row["variant"] == variant]
+            if not some:
+                continue
+            scores = [row["classes"][label] for row in some]
+            floor = scores[0]
+            pairs = [
+                (row["classes"][label], base[row["seed"]]["classes"][label]) for row in some if row["seed"] in base
+            ]
+            differences = [ours["frechet"] - theirs["frechet"] for ours, theirs in pairs]
+            yield (
+                variant,
+                label,
+                str(len(some)),
+                f"{interval((s['frechet'] for s in scores), 0)} ({floor['frechet_floor']:.0f})",
+                interval(differences, 0) if differences and any(differences) else "",
+                f"{interval((s['kid'] for s in scores), 2)} ({floor['kid_floor']:.2f})",
+                f"{interval((s['ms_ssim'] for s in scores), 3)} ({floor['ms_ssim_real']:.3f})",
+                f"{median(row['kimg'] for row in some):.1f}",
+                f"{median(row['images_per_second'] for row in some):.0f}",
+            )
+
+
+def print_table(study_name: str) -> None:
+    """A study in Markdown."""
+    header = ["variant", "class", "seeds", "Fréchet (floor)", "against the first", "KID (floor)"]
+    header += ["MS-SSIM of pairs (real)", "kimg", "images/s"]
+    print(f"### {study_name}\n\n{table(header, lines(study_name))}\n")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("run", help="what is missing of a study, then its table")
+    command.add_argument("study", choices=STUDIES)
+    command.add_argument("--seeds", type=int, default=3)
+    command.add_argument("--jobs", type=int, default=2, help="trainings at a time, which share the cores")
+    command = commands.add_parser("one", help="one training of a study")
+    command.add_argument("study", choices=STUDIES)
+    command.add_argument("variant")
+    command.add_argument("seed", type=int)
+    command = commands.add_parser("table", help="the tables of what is there")
+    command.add_argument("study", nargs="?", choices=STUDIES)
+    options = parser.parse_args()
+    if options.command == "one":
+        one(options.study, options.variant, options.seed)
+        return
+    if options.command == "run":
+        run(options.study, options.seeds, options.jobs)
+    for name in [options.study] if options.study else STUDIES:
+        if rows(name):
+            print_table(name)
 
 
 if __name__ == "__main__":
-    app()
+    main()

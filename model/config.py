@@ -13,8 +13,8 @@ class TrainConfig:
 
     kimg: float = 8.0  # length: thousands of real images shown
     max_seconds: float | None = None  # stop earlier after this time; such a run cannot be repeated exactly
-    batch: int = 8  # twice the updates of 16, at 1.1 to 1.2 times the cost of an image
-    learning_rate: float = 0.002  # of both networks; Adam
+    batch: int = 4  # twice the updates of 8, at 1.1 times the cost of an image
+    learning_rate: float = 0.003  # of both networks; Adam
     betas: tuple[float, float] = (0.0, 0.99)
     loss: str = "relativistic"  # a key of model.losses.LOSSES
     gamma: float = 10.0  # weight of the gradient penalty: gamma / 2 for R1 and R2, gamma (there lambda) for WGAN-GP

@@ -1,15 +1,21 @@
 """Images from a trained generator, each determined by its class, its seed and its number alone."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from model.layers import SelfAttention, on_sphere
 from model.networks import Generator
 
-MOST_IMAGES, MOST_PIXELS = 64, 64 * 64 * 64  # of one forward pass: the memory it takes is bounded at every resolution
+# Of one forward pass. More than 16 images of 64 px are slower, as features fall out of a CPU's cache; and the memory is
+# bounded at every resolution.
+MOST_IMAGES, MOST_PIXELS = 16, 64 * 64 * 64
 
 
 def latents(label: int, first: int, count: int, seed: int, dim: int) -> Tensor:
@@ -25,6 +31,18 @@ def _stream(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
+def between(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """Latents on the great circle from a to b, (D,) each -> (steps, D), both ends included, equal angles apart.
+
+    Spherical interpolation (Shoemake 1985): the generator reads latents on a sphere, where a straight line would
+    hurry through the middle. Of opposite latents, which no single great circle joins, the result is not defined.
+    """
+    a, b = on_sphere(torch.stack([a, b]))
+    angle = torch.arccos((a @ b / len(a)).clamp(-1, 1)).clamp_min(1e-4)  # of equal latents the circle is a point
+    t = torch.linspace(0, 1, steps)[:, None]
+    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+
+
 def to_uint8(images: Tensor) -> np.ndarray:
     """(B, 1, H, W) float, [-1, 1] -> (B, H, W) uint8; values outside are clipped."""
     return images[:, 0].float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
@@ -35,6 +53,34 @@ def render(generator: Generator, z: Tensor, y: Tensor, truncation: float = 1.0) 
     """Latents (B, latent_dim) and classes (B,) int64, on any device -> the largest images, uint8 (B, H, W)."""
     device = next(generator.parameters()).device
     return to_uint8(generator(z.to(device), y.to(device), truncation)[-1])
+
+
+def attention_blocks(generator: Generator) -> dict[int, SelfAttention]:
+    """The attention blocks of a generator by side in pixels; none of MSG-GAN."""
+    blocks = [module for module in generator.modules() if isinstance(module, SelfAttention)]
+    return dict(zip(generator.config.attention_resolutions, blocks, strict=True))
+
+
+@torch.inference_mode()
+def attention_maps(
+    generator: Generator, z: Tensor, y: Tensor, points: Sequence[tuple[float, float]]
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """What `render` gives, uint8 (B, H, W), and where each attention block looks from each of `points`, by its side r.
+
+    The latter are the softmax weights over the keys, float32 (B, len(points), r/2, r/2), which sum to 1 over the last
+    two. Points are (down, right) in [0, 1) of the image.
+    """
+    maps: dict[int, np.ndarray] = {}
+
+    def look(side: int, block: SelfAttention, inputs: tuple[Any, ...]) -> None:
+        queries = [int(down * side) * side + int(right * side) for down, right in points]
+        weights = block.weights(inputs[0])[:, queries]
+        maps[side] = weights.unflatten(2, (side // 2, side // 2)).float().cpu().numpy()
+
+    with ExitStack() as hooks:
+        for side, block in attention_blocks(generator).items():
+            hooks.callback(block.register_forward_pre_hook(partial(look, side)).remove)
+        return render(generator, z, y), maps
 
 
 def batches(generator: Generator, label: int, count: int, seed: int, truncation: float = 1.0) -> Iterator[np.ndarray]:

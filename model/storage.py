@@ -45,7 +45,10 @@ def load_generator(folder: str | Path) -> tuple[Generator, dict[str, Any]]:
         config = json.loads((folder / CONFIG).read_text())
         network = NetworkConfig(**config["network"])
         generator = Generator(network)
-        generator.load_state_dict(load_file(folder / WEIGHTS))
+        weights = load_file(folder / WEIGHTS)
+        generator.load_state_dict(weights)
+        if broken := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+            raise ValueError(f"{broken[0]} holds numbers that are not finite")
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise ValueError(f"the generator in {folder} cannot be read: {error}") from error
     return generator.eval().requires_grad_(False), config

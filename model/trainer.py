@@ -13,6 +13,7 @@ from model import augment
 from model.batches import BalancedSampler, pyramid
 from model.checkpoint import Groups, State, load_optimizer, optimizer_tensors
 from model.config import TrainConfig
+from model.distributed import Ranks
 from model.layers import GROUP
 from model.losses import LOSSES, gradient_penalty
 from model.networks import Discriminator, Generator, NetworkConfig
@@ -22,11 +23,19 @@ Row = dict[str, Any]  # of a history: numbers, and "alarm", a sentence, in the l
 
 
 class Trainer:
-    """Everything that a training carries from step to step."""
+    """Everything that a training carries from step to step, the same in each of the `ranks`."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, network: NetworkConfig, config: TrainConfig) -> None:
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        network: NetworkConfig,
+        config: TrainConfig,
+        ranks: Ranks = Ranks(),
+    ) -> None:
         _check(images, labels, network)
-        self.network, self.config = network, config
+        ranks.check(config.batch)
+        self.network, self.config, self.ranks = network, config, ranks
         self.device = config.torch_device()
         self.bf16 = config.bf16()
         self.images = torch.from_numpy(np.array(images)).to(self.device)  # a copy: memory maps are read-only
@@ -65,9 +74,9 @@ class Trainer:
     def step(self) -> dict[str, Tensor]:
         """One update of both networks. Returns scalars that still live on the device, and keeps them for the tick."""
         real, y = self._real_batch()
-        z = torch.randn(len(y), self.network.latent_dim, generator=self.noise, device=self.device)
+        z = torch.randn(self.config.batch, self.network.latent_dim, generator=self.noise, device=self.device)
         with self._autocast():
-            fake = self.generator(z, y)
+            fake = self.generator(self.ranks.part(z), y)
         real, fake = self._augment(real), self._augment(fake)
         seen = [image.detach() for image in fake]
 
@@ -122,18 +131,21 @@ class Trainer:
         self.steps, self.history = facts["steps"], facts["history"]
 
     def _real_batch(self) -> tuple[list[Tensor], Tensor]:
-        indices, y = (t.to(self.device, non_blocking=True) for t in self.sampler.next(self.config.batch))
+        indices, y = (
+            self.ranks.part(t).to(self.device, non_blocking=True) for t in self.sampler.next(self.config.batch)
+        )
         images = self.images[indices][:, None].float() / 127.5 - 1
         return pyramid(images, len(self.network.scales)), y
 
     def _augment(self, images: list[Tensor]) -> list[Tensor]:
         if self.config.augment_probability == self.config.augment_target == 0:
             return images
-        return augment.draw(len(images[0]), self.probability.value, self.network.resolution, self.noise)(images)
+        drawn = augment.draw(self.config.batch, self.probability.value, self.network.resolution, self.noise)
+        return augment.Augmentation(*(self.ranks.part(t) for t in vars(drawn).values()))(images)
 
     def _update_discriminator(self, real: list[Tensor], fake: list[Tensor], y: Tensor) -> dict[str, Tensor]:
         with self._autocast():
-            real_logits, fake_logits = self._logits(real, fake, y)
+            real_logits, fake_logits = (self.ranks.whole(logits) for logits in self._logits(real, fake, y))
         loss = self.loss.discriminator(real_logits, fake_logits)
         total = loss
         if self.steps % self.config.penalty_interval == 0:
@@ -163,15 +175,19 @@ class Trainer:
 
     def _penalty(self, real: list[Tensor], fake: list[Tensor], y: Tensor) -> Tensor:
         penalty = self.loss.penalty
-        points = penalty.points(real, fake if self.config.penalty_on == "both" else real, self.noise)
-        return gradient_penalty(self.discriminator, points, y, penalty.excess).mean()
+        if self.config.penalty_on == "real":
+            fake = real
+        zero = torch.zeros(self.config.batch, 1, 1, 1, device=self.device)
+        (between,) = penalty.points([zero], [zero + 1], self.noise)  # where from real, 0, to fake, 1; of all ranks
+        points = [torch.lerp(r, f, self.ranks.part(between)) for r, f in zip(real, fake, strict=True)]
+        return self.ranks.whole(gradient_penalty(self.discriminator, points, y, penalty.excess)).mean()
 
     def _update_generator(self, fake: list[Tensor], y: Tensor, real_logits: Tensor) -> Tensor:
         """The same fakes, still attached to G. The logits of the real images are those of D's own pass: one
         update old, and free."""
         self.discriminator.requires_grad_(False)
         with self._autocast():
-            fake_logits = self.discriminator(fake, y)
+            fake_logits = self.ranks.whole(self.discriminator(fake, y))
         loss = self.loss.generator(real_logits, fake_logits)
         self._descend(loss, self.optimizer_g, self.generator.embed)
         self.discriminator.requires_grad_(True)
@@ -183,6 +199,8 @@ class Trainer:
         loss.backward()
         if classes is not None and self.kimg < self.config.warmup_kimg:
             classes.weight.grad = None  # Adam passes it over, and has no state of it before the warm-up is over
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        self.ranks.add_up([p.grad for p in parameters if p.grad is not None])
         optimizer.step()
 
     def _update_ema(self) -> None:

@@ -12,12 +12,14 @@ import numpy as np
 
 from model.checkpoint import Checkpoints, Stopped, stop_requests
 from model.config import TrainConfig
+from model.distributed import join
 from model.guard import CollapseGuard, Reading
 from model.networks import Generator, NetworkConfig, attention_gammas
 from model.trainer import MEANS, Row, Trainer
 
 __all__ = ["Row", "Tick", "TrainConfig", "Trainer", "TrainingDiverged", "fingerprint", "train"]
 
+AGREE = 4  # steps from one agreement of several processes on whether to stop to the next
 FORMAT = 2  # to be raised when a checkpoint holds other things: older ones are then not found any more
 
 
@@ -81,29 +83,49 @@ def train(
     those of an undisturbed training, on a CPU; a training that `max_seconds` ended cannot be that exact. SIGTERM and
     SIGINT write a checkpoint at the end of the step and raise Stopped. Checkpoints of a finished training are of no
     use, and the caller's to remove.
+
+    Started by torchrun, each process calls this alike, trains its part of every batch (`Ranks`), and gets the same
+    generator; only the first calls the guard, `on_tick` and `on_resume`, and writes. All must see the folder of
+    checkpoints. A signal to any of them stops all after the same step, at most AGREE steps later.
     """
-    trainer = Trainer(images, labels, network, config)
-    started = last = time.perf_counter()
+    trainer = Trainer(images, labels, network, config, join(config.torch_device()))
     store = None
     if checkpoints is not None:
         store = Checkpoints(checkpoints, fingerprint(images, labels, network, config), checkpoint_seconds)
-        if found := store.load():
-            groups, facts = found
-            trainer.load_state(groups, facts)
-            started, last = started - facts["seconds"], last - facts["seconds_since_tick"]
-            if guard is not None and facts["guard"] is not None:
-                guard.load_state(facts["guard"])
-            if on_resume is not None:
-                on_resume(trainer.kimg, list(trainer.history))
+    if not trainer.ranks.first:
+        on_tick = guard = on_resume = None
+    return _loop(trainer, store, on_tick, guard, on_resume)
+
+
+def _loop(
+    trainer: Trainer,
+    store: Checkpoints | None,
+    on_tick: Callable[[Tick], None] | None,
+    guard: CollapseGuard | None,
+    on_resume: Callable[[float, list[Row]], None] | None,
+) -> Generator:
+    config, ranks = trainer.config, trainer.ranks
+    started = last = time.perf_counter()
+    if store and (found := store.load()):
+        groups, facts = found
+        trainer.load_state(groups, facts)
+        started, last = started - facts["seconds"], last - facts["seconds_since_tick"]
+        if guard is not None and facts["guard"] is not None:
+            guard.load_state(facts["guard"])
+        if on_resume is not None:
+            on_resume(trainer.kimg, list(trainer.history))
+    if ranks.most(trainer.steps) != -ranks.most(-trainer.steps):  # none writes before all have read
+        raise RuntimeError("the processes have found different checkpoints: their folder must be one that all share")
     total_steps = math.ceil(config.kimg * 1000 / config.batch)
     tick_steps = max(round(config.tick_kimg * 1000 / config.batch), 1)
     with stop_requests(store is not None) as signals:
         while True:
             trainer.step()
 
+            agreeing = ranks.size == 1 or trainer.steps % AGREE == 0 or trainer.steps % tick_steps == 0
             share = trainer.steps / total_steps
-            if config.max_seconds is not None:
-                share = max(share, (time.perf_counter() - started) / config.max_seconds)
+            if config.max_seconds is not None and agreeing:
+                share = max(share, ranks.most((time.perf_counter() - started) / config.max_seconds))
             ticking = share >= 1 or trainer.steps % tick_steps == 0
             if ticking:
                 tick = _tick(trainer, guard, share, started, last)
@@ -115,13 +137,16 @@ def train(
                     return trainer.ema.cpu()
                 last = time.perf_counter()
 
-            if store and (signals or store.due(ticking)):
-                now = time.perf_counter()
-                groups, facts = trainer.state()
-                facts |= {"seconds": now - started, "seconds_since_tick": now - last}
-                saved = store.save(trainer.steps, groups, facts | {"guard": guard.state() if guard else None})
-                if signals:
-                    raise Stopped(signals[0], trainer.kimg, saved)
+            stop = int(ranks.most(signals[0] if signals else 0)) if agreeing else 0
+            if store and (stop or (ranks.first and store.due(ticking))):
+                saved = False
+                if ranks.first:
+                    now = time.perf_counter()
+                    groups, facts = trainer.state()
+                    facts |= {"seconds": now - started, "seconds_since_tick": now - last}
+                    saved = store.save(trainer.steps, groups, facts | {"guard": guard.state() if guard else None})
+                if stop:
+                    raise Stopped(stop, trainer.kimg, bool(ranks.most(saved)))
 
 
 def fingerprint(images: np.ndarray, labels: np.ndarray, network: NetworkConfig, config: TrainConfig) -> str:
@@ -149,8 +174,10 @@ def _tick(trainer: Trainer, guard: CollapseGuard | None, share: float, started: 
     if guard is not None and alarm is None:
         reading = guard.check(trainer.ema, trainer.kimg)
         alarm = reading.alarm
-        if reading.best:
-            trainer.best = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
+    if trainer.ranks.most(reading is not None and reading.best):
+        trainer.best = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
+    if trainer.ranks.most(alarm is not None) and alarm is None:
+        alarm = "the first process has raised an alarm"
     if alarm and not trainer.best:
         raise TrainingDiverged(alarm)
     tick = Tick(

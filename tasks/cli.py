@@ -122,12 +122,12 @@ def synthesize(
     """Draw synthetic images: what the plan asks for, or COUNT images of one class."""
     from tasks import synthesize as stage
 
-    if count and not label:
+    if count and label is None:
         raise UserError("--count says how many images of one class; name it with --label")
     given = {name: value for name, value in (("seed", seed), ("truncation", truncation)) if value is not None}
     section = _params(params).synthesize.model_copy(update=given)
     folder = MODELS / model if model in SYNTHETIC_ARMS else Path(model)
-    plan = {label: count or 100} if label else stage.planned(IMBALANCE)
+    plan = {label: count or 100} if label is not None else stage.planned(IMBALANCE)
     target = out or SYNTHETIC / folder.name
     stage.run(folder, target, plan, section, form)
     print(f"{sum(plan.values())} images in {target}")

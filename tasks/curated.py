@@ -49,10 +49,11 @@ def written_whole(out: Path) -> Iterator[Path]:
         temporary.replace(out)
         _remove(old)
     except OSError as error:
-        if error.errno not in CANNOT_WRITE:
+        if error.errno is not None and error.errno not in CANNOT_WRITE:  # NumPy has none when the disk is full
             raise
+        why = error.strerror or "no room left"
         raise UserError(
-            f"cannot write {out} ({error.strerror}); free some room, change its rights or choose another place"
+            f"cannot write {out} ({why}); free some room, change its rights or choose another place"
         ) from None
     finally:
         if temporary.exists():

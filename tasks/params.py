@@ -118,8 +118,8 @@ class Train(Section):
     phi: Literal["simple", "lin_cat", "cat_lin"] = "simple"
     minibatch_stddev: Literal["last", "every"] = "last"
     kimg: Annotated[float, Field(gt=0)] = 6.0
-    batch: Annotated[int, Field(ge=2)] = 8
-    learning_rate: Annotated[float, Field(gt=0)] = 0.002
+    batch: Annotated[int, Field(ge=2)] = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 0.003
     loss: Literal["relativistic", "relativistic_average_hinge", "non_saturating", "wgan_gp"] = "relativistic"
     gamma: Annotated[float, Field(ge=0)] = 10.0
     penalty_interval: Count = 16

@@ -13,6 +13,8 @@ from PIL import Image
 
 # Okabe and Ito's palette: told apart by readers with colour blindness too.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8A8A"
+HEAT = matplotlib.colormaps["inferno"]
+DISC = {"boxstyle": "circle,pad=0.15", "facecolor": "#56B4E9", "edgecolor": "black", "linewidth": 0.6}
 Interval = Mapping[str, Any]  # mean, low, high: numbers or None
 STYLE: dict[str, Any] = {
     "font.size": 9,
@@ -56,6 +58,47 @@ def picture_png(pixels: np.ndarray, zoom: int = 1) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels.repeat(zoom, 0).repeat(zoom, 1)).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def attention(
+    rows: Sequence[tuple[str, np.ndarray, np.ndarray]], points: Sequence[tuple[float, float]], side: int = 160
+) -> Figure:
+    """Where attention looks: a row each of a name, an image (H, W) uint8 and its maps (len(points), h, w).
+
+    First the image with its points (down, right, in [0, 1)), then a tile a point: the map as heat over the darkened
+    image, up to the tile's own highest weight, which is written below as a multiple of the even one. Tiles are `side`
+    pixels at 100 dpi.
+    """
+    across, down = side + 6, side + 18
+    canvas = np.ones((len(rows) * down, (1 + len(points)) * across, 3))
+    figure, (axes,) = new_figure(width=1.4 + canvas.shape[1] / 100, height=0.4 + canvas.shape[0] / 100)
+    for row, (_, image, maps) in enumerate(rows):
+        grey = np.asarray(Image.fromarray(image).resize((side, side)))[..., None].repeat(3, 2) / 255
+        squares = (Image.fromarray(weights / weights.max()) for weights in maps)  # a key is a square, not a blur
+        heats = [np.asarray(square.resize((side, side), Image.Resampling.NEAREST)) for square in squares]
+        tiles = [grey, *(grey * (1 - heat[..., None]) / 2 + HEAT(heat)[..., :3] * heat[..., None] for heat in heats)]
+        for column, tile in enumerate(tiles):
+            top, left = row * down, column * across
+            canvas[top : top + side, left : left + side] = tile
+            for k, (y, x) in enumerate(points, start=1):
+                if column in (0, k):
+                    place = left + x * side, top + y * side
+                    axes.annotate(
+                        str(k), place, color="black", fontsize=7, ha="center", va="center_baseline", bbox=DISC
+                    )
+            if column:
+                peak = maps[column - 1].max() * maps[column - 1].size
+                axes.text(left + side / 2, top + side + 2, f"{peak:.3g} × even", ha="center", va="top", fontsize=8)
+    axes.imshow(canvas, interpolation="nearest")
+    names = ["image", *(f"from {k}" for k in range(1, 1 + len(points)))]
+    axes.set_xticks([k * across + side / 2 for k in range(1 + len(points))], names)
+    axes.set_yticks([k * down + side / 2 for k in range(len(rows))], [name for name, _, _ in rows])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    figure.set_layout_engine("constrained", w_pad=0.1)  # the names at the left are cut off without
+    return figure
 
 
 def class_counts(counts: dict[str, int], plan: dict[str, int]) -> Figure:

@@ -20,6 +20,11 @@ from tasks.params import Params
 from tasks.verdict import decide
 
 TEMPLATES = Path(__file__).parent / "templates"
+PICTURES = {  # of a model folder, and what is to be seen there
+    "samples.png": "A row a class ({classes}); a column shares its latent.",
+    "interpolation.png": "On the great circle from the latent of the first column to that of the second.",
+    "attention.png": "Where attention looks from the numbered points of the first column: the brighter, the more.",
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def _gather(inputs: Inputs, params: Params) -> dict[str, Any]:
         "measures": ["auroc", PRIMARY, "balanced_accuracy", *(f"recall_{label}" for label in real.classes)],
         "arms_plot": _picture(plots.png(plots.arms(downstream["arms"], PRIMARY))),
         "confidence": f"{100 * params.classify.confidence:g} %",
-        "samples": {name: _picture((folder / "samples.png").read_bytes()) for name, folder in inputs.models.items()},
+        "models": {name: _model(folder, real.classes) for name, folder in inputs.models.items()},
         "training": _picture(plots.png(plots.training(histories))),
         "params": yaml.safe_dump(params.model_dump(), sort_keys=False, default_flow_style=None),
     }
@@ -100,6 +105,15 @@ def _films(real: ImageSet, synthetic: Mapping[str, ImageSet], examples: int) -> 
         strips = {name: images.where(label=label).images for name, images in sets.items()}
         result[label] = {name: _strip(images, examples) for name, images in strips.items() if len(images)}
     return result
+
+
+def _model(folder: Path, classes: list[str]) -> dict[str, str]:
+    """The pictures of a model folder by what is to be seen there; only one with attention has all of them."""
+    return {
+        words.format(classes=", ".join(classes)): _picture((folder / file).read_bytes())
+        for file, words in PICTURES.items()
+        if file != "attention.png" or (folder / file).exists()
+    }
 
 
 def _strip(images: np.ndarray, examples: int) -> str:

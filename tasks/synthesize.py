@@ -28,8 +28,9 @@ def run(
 
     `form`: "shards" (the format of curated sets), "png" or "dicom" (one file an image, CLASS/NUMBER.png or .dcm, see
     `tasks/dicom_out.py`). Image k of a class and seed is the same in every form, whatever the counts. Raises UserError
-    for a folder without a usable generator, or an unknown class.
+    for a folder without a usable generator, an unknown class, or an `out` that holds anything but an earlier such set.
     """
+    _check_place(out)
     generator, config = load(model_folder)
     classes = config["classes"]
     for label in plan:
@@ -71,8 +72,23 @@ def load(model_folder: Path) -> tuple[Generator, dict[str, Any]]:
 
 
 def planned(imbalance_report: Path) -> dict[str, int]:
-    """The plan of the stage `imbalance`: how many images of which class."""
-    return json.loads(imbalance_report.read_text(encoding="utf-8"))["plan"]
+    """The plan of the stage `imbalance`: how many images of which class. Raises UserError where there is none."""
+    try:
+        plan: dict[str, int] = json.loads(imbalance_report.read_text(encoding="utf-8"))["plan"]
+        if all(isinstance(count, int) and count >= 0 for count in plan.values()):
+            return plan
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{imbalance_report} holds no plan; run `xraysynth imbalance`, or name a class with --label")
+
+
+def _check_place(out: Path) -> None:
+    """Other outputs of xraysynth must not be lost by a slip: a model's own folder, a curated set."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    facts = out / "dataset.json"
+    if not facts.is_file() or '"learnt_from"' not in facts.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{out} is not an earlier set of synthetic images; choose a new or empty folder")
 
 
 def _drawn(generator: Generator, classes: list[str], plan: Mapping[str, int], params: Synthesize) -> Drawn:

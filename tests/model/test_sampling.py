@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from model.layers import on_sphere
 from model.networks import Generator, NetworkConfig
-from model.sampling import latents, render, sample
+from model.sampling import attention_blocks, attention_maps, between, latents, render, sample
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def generator() -> Generator:
     return generator.eval()
 
 
-@pytest.mark.parametrize("count", [1, 8, 63, 64, 65])
+@pytest.mark.parametrize("count", [1, 8, 15, 16, 17, 65])
 def test_image_k_does_not_depend_on_count(generator: Generator, count: int) -> None:
     many = sample(generator, 1, 130, seed=4)
     assert many.shape == (130, 16, 16)
@@ -88,3 +89,38 @@ def test_nothing_asked_nothing_drawn(generator: Generator) -> None:
 def test_an_unknown_class_is_named(generator: Generator, label: int) -> None:
     with pytest.raises(ValueError, match="label must be from 0 to 1"):
         sample(generator, label, 1, seed=0)
+
+
+def test_interpolation_goes_in_equal_steps_along_the_sphere() -> None:
+    a, b = latents(0, 0, 2, seed=0, dim=32)
+    path = between(a, b, 9)
+    torch.testing.assert_close(path[[0, -1]], on_sphere(torch.stack([a, b])))
+    torch.testing.assert_close(path.square().mean(1), torch.ones(9))
+    steps = (path[1:] * path[:-1]).mean(1)  # cosines
+    torch.testing.assert_close(steps, steps[:1].expand(8))
+    assert torch.linalg.matrix_rank(path, atol=1e-3) == 2  # a circle lies in a plane
+    torch.testing.assert_close(between(a, 3 * a, 4), on_sphere(a[None]).expand(4, -1))
+
+
+def test_attention_maps_tell_where_a_point_of_the_image_looks() -> None:
+    """In the features before attention, one pixel is made to ask and another to answer."""
+    generator = Generator(NetworkConfig(16, width=8, latent_dim=8, attention_resolutions=(8,))).eval()
+    block, x = attention_blocks(generator)[8], torch.zeros(1, 8, 8, 8)
+    x[0, 0, 1, 6] = x[0, 1, 5, 2] = 1
+    with torch.no_grad():
+        block.query.zero_()[0, 0] = block.key.zero_()[0, 1] = 4.0
+    generator.get_submodule("blocks.0.conv").register_forward_hook(lambda *_: x.clone())
+    z, y = latents(0, 0, 1, seed=0, dim=8), torch.zeros(1, dtype=torch.int64)
+    images, maps = attention_maps(generator, z, y, [(1.5 / 8, 6.5 / 8), (0.0, 0.99)])
+    assert np.array_equal(images, render(generator, z, y))
+    assert maps.keys() == {8}
+    assert maps[8].shape == (1, 2, 4, 4)
+    assert maps[8][0, 0, 2, 1] > 0.99
+    assert np.allclose(maps[8][0, 1], 1 / 16)
+
+
+def test_attention_maps_leave_nothing_behind(generator: Generator) -> None:
+    z = latents(0, 0, 3, seed=0, dim=16)
+    attention_maps(generator, z, torch.ones(3, dtype=torch.int64), [(0.5, 0.5)])
+    assert not any(module._forward_pre_hooks for module in generator.modules())
+    assert attention_maps(Generator(NetworkConfig(8, width=8)).eval(), torch.ones(1, 128), torch.zeros(1), [])[1] == {}

@@ -66,7 +66,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
         load_generator(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "pickled", "other network", "unknown key", "no json"])
+@pytest.mark.parametrize("damage", ["truncated", "pickled", "other network", "unknown key", "no json", "not finite"])
 def test_a_damaged_model_is_refused_in_one_sentence(generator: Generator, tmp_path: Path, damage: str) -> None:
     save_generator(tmp_path, generator, ["a", "b"])
     weights, config = tmp_path / "generator.safetensors", tmp_path / "config.json"
@@ -75,10 +75,14 @@ def test_a_damaged_model_is_refused_in_one_sentence(generator: Generator, tmp_pa
         weights.write_bytes(weights.read_bytes()[:-100])
     elif damage == "pickled":
         torch.save(generator.state_dict(), weights)
+    elif damage == "not finite":
+        generator.start.bias.data[3] = torch.nan
+        save_generator(tmp_path, generator, ["a", "b"])
     elif damage == "other network":
         content["network"]["width"] = 16
     elif damage == "unknown key":
         content["network"]["colour"] = True
     config.write_text("{" if damage == "no json" else json.dumps(content))
-    with pytest.raises(ValueError, match="cannot be read"):
+    words = r"cannot be read.*start\.bias .*not finite" if damage == "not finite" else "cannot be read"
+    with pytest.raises(ValueError, match=words):
         load_generator(tmp_path)

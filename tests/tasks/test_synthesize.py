@@ -21,6 +21,7 @@ from tasks.errors import UserError
 from tasks.params import Synthesize
 from tasks.reading import Reading, Refused
 from tasks.synthesize import Form
+from tests.tasks.sets import write_set
 
 CLASSES = ["normal", "épanchement"]  # not ASCII, for DICOM's sake
 PLAN = {"épanchement": 5, "normal": 3}
@@ -127,6 +128,32 @@ def test_a_validator_finds_nothing_wrong(objects: dict[str, pydicom.Dataset], dr
     del broken.ConversionType
     broken.save_as(tmp_path / "broken.dcm")
     assert errors(tmp_path / "broken.dcm"), "the validator must be able to complain"
+
+
+@pytest.mark.parametrize("place", ["its own model", "a curated set", "a file"])
+def test_nothing_but_an_earlier_set_of_synthetic_images_is_replaced(place: str, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    if place == "its own model":
+        model = shutil.copytree(model, out)
+    elif place == "a curated set":
+        write_set(out)
+    else:
+        out.write_text("a file")
+    before = {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()}
+    with pytest.raises(UserError, match="not an earlier set of synthetic images"):
+        synthesize.run(model, out, PLAN, SEED)
+    assert {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "content", [None, "no JSON", "[]", "{}", '{"plan": 3}', '{"plan": {"a": "3"}}', '{"plan": {"a": -3}}']
+)
+def test_what_is_no_plan_is_one_sentence(content: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "imbalance.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UserError, match="holds no plan; run `xraysynth imbalance`"):
+        synthesize.planned(file)
 
 
 class _Payload:

@@ -1,6 +1,7 @@
 """From a curated set to a generator, its images, and the runs in MLflow; interruptions on the way."""
 
 import dataclasses
+import io
 import math
 import os
 import shutil
@@ -18,7 +19,9 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from model.guard import CollapseGuard, Reading
-from model.networks import Generator
+from model.networks import Generator, NetworkConfig
+from model.sampling import attention_blocks, latents, render
+from model.storage import load_generator
 from model.training import Trainer
 from tasks import curated, synthesize, tracking, train
 from tasks.errors import UserError
@@ -27,6 +30,7 @@ from tests.tasks.sets import write_set
 
 PARAMS = Train(width=8, kimg=0.04, batch=4)
 SAGAN = Model(attention_resolutions=[8])
+SHOWN = {"samples.png", "interpolation.png", "attention.png", "card.md"}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_folder_holds_what_the_design_says(trained: Path) -> None:
     folder = trained / "models/msg_sagan"
     names = {path.name for path in folder.iterdir()}
-    assert names == {"generator.safetensors", "config.json", "history.csv", "samples.png", "samples", "card.md"}
+    assert names == {"generator.safetensors", "config.json", "history.csv", "samples", *SHOWN}
     history = pd.read_csv(folder / "history.csv")
     assert history["kimg"].iloc[-1] == pytest.approx(0.04)
     assert any(str(column).startswith("gamma.") for column in history)
@@ -54,7 +58,33 @@ def test_a_model_folder_holds_what_the_design_says(trained: Path) -> None:
     assert curated.load(trained / "curated").digest in card
     assert "Not for" in card
     assert "collapse guard: no alarm" in card
+    last = history.iloc[-1]
+    assert f"{last['frechet']:.3g} from the real images,\n  {last['frechet_floor']:.3g} between" in card
+    assert f"time of training: {last['seconds']:.0f} s on cpu" in card
+    n = len(curated.load(trained / "curated").where(split="train", label="rare").images)
+    assert f"| rare | {n} | {last['ms_ssim.rare']:.3f} | {last['ms_ssim_real.rare']:.3f} |\n" in card
+    assert all(f"({name})" in card for name in SHOWN if name.endswith(".png"))
     assert list((trained / train.CHECKPOINTS).iterdir()) == []
+
+
+def test_the_pictures_show_what_the_generator_does(trained: Path) -> None:
+    generator, config = load_generator(trained / "models/msg_sagan")
+    strip = np.asarray(Image.open(trained / "models/msg_sagan/interpolation.png"))
+    assert strip.shape == (2 * 34 + 2, 10 * 34 + 2)
+    ends = np.concatenate([strip[36:68, 2:34], strip[36:68, -34:-2]]).reshape(2, 32, 32)  # of class 1
+    drawn = render(generator, latents(0, 0, 2, seed=0, dim=128), torch.ones(2, dtype=torch.int64))
+    assert np.abs(ends.astype(int) - drawn).max() <= 1
+    before = np.asarray(Image.open(trained / "models/msg_sagan/attention.png"))
+    assert min(before.shape[:2]) > 2 * 160
+    block = attention_blocks(generator)[8]
+    block.query.mul_(20)
+    after = np.asarray(Image.open(io.BytesIO(train.pictures(generator, config["classes"])["attention.png"])))
+    assert not np.array_equal(after, before)
+
+
+def test_without_attention_there_is_no_picture_of_it() -> None:
+    generator = Generator(NetworkConfig(16, width=8)).eval()
+    assert train.pictures(generator, ["normal"]).keys() == {"samples.png", "interpolation.png"}
 
 
 def runs(trained: Path, pipeline_id: str) -> tuple[MlflowClient, list[Run]]:
@@ -75,7 +105,7 @@ def test_the_run_is_in_mlflow_with_params_metrics_picture_and_digest(trained: Pa
     steps = [m.step for m in client.get_metric_history(run.info.run_id, "loss_generator")]
     assert steps == sorted(set(steps))
     assert len(steps) > 2
-    assert {a.path for a in client.list_artifacts(run.info.run_id)} == {"samples.png", "card.md"}
+    assert {a.path for a in client.list_artifacts(run.info.run_id)} == SHOWN
 
 
 def test_only_the_train_split_is_learnt_from(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +178,10 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
     history = start()
     assert "msg_sagan: resumed at 0.03 kimg\n" in capsys.readouterr().out
     ours, expected = place / "models/msg_sagan", trained / "models/msg_sagan"
-    for path in [*expected.glob("samples/*.png"), expected / "generator.safetensors", expected / "card.md"]:
+    for path in [*expected.rglob("*.png"), expected / "generator.safetensors"]:
         assert (ours / path.relative_to(expected)).read_bytes() == path.read_bytes(), path
+    cards = ((folder / "card.md").read_text().splitlines() for folder in (ours, expected))
+    assert [pair for pair in zip(*cards, strict=True) if pair[0] != pair[1] and "- time of" not in pair[0]] == []
     times = ["seconds", "images_per_second"]
     undisturbed = pd.read_csv(expected / "history.csv").drop(columns=times)
     pd.testing.assert_frame_equal(pd.read_csv(ours / "history.csv").drop(columns=times), undisturbed)
@@ -223,7 +255,13 @@ def test_an_alarm_of_the_guard_is_in_history_and_card(place: Path, monkeypatch: 
     history = start()
     assert len(history) == 3
     assert history["alarm"].dropna().tolist() == ["it repeats itself"]
-    assert "collapse guard: it repeats itself; this is" in Path("models/msg_sagan/card.md").read_text()
+    card = Path("models/msg_sagan/card.md").read_text()
+    assert "collapse guard: it repeats itself; this is" in card
+    learnt = curated.load(Path("curated")).where(split="train")
+    kept, _ = load_generator("models/msg_sagan")
+    reading = check(CollapseGuard(learnt.images, learnt.labels, learnt.classes), kept, 0)
+    assert f": {reading.frechet:.3g} from the real images" in card
+    assert reading.frechet != pytest.approx(history["frechet"].iloc[-1], rel=0.001)
     assert {"frechet", "ms_ssim.rare", "ms_ssim_real.rare"} <= set(pd.read_csv("models/msg_sagan/history.csv"))
 
 
