@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.convolutions import conv2d, up_conv2d
+
 LEAK = 0.2  # slope of LeakyReLU, both papers
 GROUP = 4  # images that share one minibatch standard deviation
 
@@ -22,7 +24,7 @@ class EqualizedConv2d(nn.Module):
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
+        return conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
 
 
 class _FoldedConv2d(EqualizedConv2d):
@@ -51,7 +53,7 @@ class EqualizedUpConv2d(_FoldedConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         taps = self.weight.flip(2, 3).flatten(2) @ self.spread  # (C', C, 16)
-        return F.conv_transpose2d(x, taps.unflatten(2, (4, 4)).transpose(0, 1), self.bias, stride=2, padding=1)
+        return up_conv2d(x, taps.unflatten(2, (4, 4)).transpose(0, 1), self.bias)
 
 
 class EqualizedDownConv2d(_FoldedConv2d):
@@ -66,7 +68,7 @@ class EqualizedDownConv2d(_FoldedConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         taps = self.weight.flatten(2) @ self.spread  # (C', C, 16)
-        return F.conv2d(x, taps.unflatten(2, (4, 4)), self.bias, stride=2, padding=1)
+        return conv2d(x, taps.unflatten(2, (4, 4)), self.bias, stride=2, padding=1)
 
 
 class EqualizedLinear(nn.Module):
@@ -134,21 +136,33 @@ class SelfAttention(nn.Module):
         self.scale, self.out_scale = channels**-0.5, half**-0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = self.weights(x)
-        value = _pixels(F.max_pool2d(F.conv2d(x, self.value * self.scale), 2))  # (B, HW/4, C/2)
-        mixed = (weights @ value).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # (B, C/2, H, W)
-        return x + self.gamma.to(x.dtype) * F.conv2d(mixed, self.out * self.out_scale)
+        query, key, value = self._projections(x)
+        mixed = (_softmax(query, key) @ value).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)  # (B, C/2, H, W)
+        return x + conv2d(mixed, self.out * (self.out_scale * self.gamma))
 
     def weights(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, HW, HW/4): how much each pixel takes from each key, row by row; sums to 1 over the keys.
 
         A key stands for the 2x2 pixels that it is pooled from.
         """
-        query = _pixels(F.conv2d(x, self.query * self.scale))  # (B, HW, C/8)
-        key = _pixels(F.max_pool2d(F.conv2d(x, self.key * self.scale), 2))  # (B, HW/4, C/8)
-        scores = query @ key.transpose(1, 2)  # (B, HW, HW/4); SAGAN has no 1/sqrt(d)
-        with torch.autocast(x.device.type, enabled=False):  # in its own precision: three times faster in bf16
-            return torch.softmax(scores, dim=-1)
+        query, key, _ = self._projections(x)
+        return _softmax(query, key)
+
+    def _projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query (B, HW, C/8), key (B, HW/4, C/8) and value (B, HW/4, C/2). One convolution for all three: x and its
+        gradient are large, and so pass through memory once."""
+        inner, half = len(self.query), len(self.value)
+        together = conv2d(x, torch.cat([self.query, self.key, self.value]) * self.scale)
+        query, pooled = together.split([inner, inner + half], 1)
+        key, value = _pixels(F.max_pool2d(pooled, 2)).split([inner, half], 2)
+        return _pixels(query), key, value
+
+
+def _softmax(query: Tensor, key: Tensor) -> Tensor:
+    """(B, N, D), (B, M, D) -> (B, N, M), rows that sum to 1; SAGAN has no 1/sqrt(D)."""
+    scores = query @ key.transpose(1, 2)
+    with torch.autocast(scores.device.type, enabled=False):  # in its own precision: three times faster in bf16
+        return torch.softmax(scores, dim=-1)
 
 
 def _pixels(x: Tensor) -> Tensor:

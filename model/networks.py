@@ -9,11 +9,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.layers import (
-    LEAK,
     EqualizedConv2d,
     EqualizedDownConv2d,
     EqualizedLinear,
@@ -126,24 +124,15 @@ class Join(nn.Module):
     def __init__(self, phi: str, channels: int) -> None:
         super().__init__()
         half = max(channels // 2, 1)
-        self.image = EqualizedLinear(1, half) if phi == "lin_cat" else None
+        self.image = EqualizedConv2d(1, half, 1, gain=1.0) if phi == "lin_cat" else None
         self.both = EqualizedConv2d(channels + 1, channels, 1, gain=1.0) if phi == "cat_lin" else None
         self.outputs = {"simple": channels + 1, "lin_cat": channels + half, "cat_lin": channels}[phi]
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
-        image = image.to(x.dtype)
         if self.image is not None:
-            image = _from_pixels(self.image, image)
-        x = torch.cat([x, image], 1)
+            image = self.image(image)
+        x = torch.cat([x, image.to(x.dtype)], 1)
         return x if self.both is None else self.both(x)
-
-
-def _from_pixels(linear: nn.Module, image: Tensor) -> Tensor:
-    """A 1x1 convolution of one channel, (B, 1, r, r) -> (B, C, r, r), as a linear layer over the last axis: as a
-    convolution it would give NCHW strides, and mixed strides cost more time than all that follows.
-    """
-    out: Tensor = linear(image.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    return out
 
 
 class _DiscriminatorBlock(nn.Module):
@@ -175,7 +164,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.config = config
         top, width = config.channels(config.resolution), config.channels(4)
-        self.from_image = EqualizedLinear(1, top, gain=2.0)
+        self.from_image = EqualizedConv2d(1, top, 1)
         joins = [Join(config.phi, config.channels(side)) for side in reversed(config.scales[:-1])]
         inputs = [top, *(join.outputs for join in joins)]
         self.joins = nn.ModuleList(joins)
@@ -191,7 +180,10 @@ class Discriminator(nn.Module):
 
     def forward(self, images: list[Tensor], y: Tensor) -> Tensor:
         """[(B, 1, r, r) for r = 4 .. resolution], (B,) int64 -> (B,) float32 logits."""
-        x = F.leaky_relu(_from_pixels(self.from_image, images[-1]), LEAK)  # in place, autograd would copy the view
+        # One channel has the strides of NCHW unless copied so. What it meets would be laid out like it, and mixed
+        # strides cost more time than all that follows.
+        images = [image.clone(memory_format=torch.channels_last) for image in images]
+        x = activate(self.from_image(images[-1]))
         for block, join, image in zip(self.blocks, self.joins, reversed(images[:-1]), strict=True):
             x = join(block(x), image)
         x = self.attention(activate(self.last_conv(minibatch_stddev(x))))

@@ -16,6 +16,7 @@ from model.config import TrainConfig
 from model.distributed import Ranks
 from model.layers import GROUP
 from model.losses import LOSSES, gradient_penalty
+from model.memory import keep_freed_memory
 from model.networks import Discriminator, Generator, NetworkConfig
 
 MEANS = ("loss_generator", "loss_discriminator", "penalty", "logit_real", "logit_fake", "augment_probability")
@@ -37,6 +38,8 @@ class Trainer:
         ranks.check(config.batch)
         self.network, self.config, self.ranks = network, config, ranks
         self.device = config.torch_device()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.bf16 = config.bf16()
         self.images = torch.from_numpy(np.array(images)).to(self.device)  # a copy: memory maps are read-only
         seeds = torch.Generator().manual_seed(config.seed)
