@@ -10,7 +10,8 @@ FAULTS = """
 import resource, torch
 from model.memory import keep_freed_memory
 keep_freed_memory() if {kept} else None
-torch.ones(2**22)  # 16 MiB, 4,096 pages
+for _ in range(20):  # until the heap has room for blocks of 16 MiB, 4,096 pages
+    torch.ones(2**22)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     torch.ones(2**22)
