@@ -10,11 +10,11 @@ FAULTS = """
 import resource, torch
 from model.memory import keep_freed_memory
 keep_freed_memory() if {kept} else None
-for _ in range(20):  # until the heap has room for blocks of 16 MiB, 4,096 pages
-    torch.ones(2**22)
+for _ in range(20):  # until the heap has room for blocks of 64 MiB, 16,384 pages
+    torch.ones(2**24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
-    torch.ones(2**22)
+    torch.ones(2**24)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
