@@ -219,6 +219,7 @@ def one(study_name: str, variant: str, seed: int) -> None:
         "seconds": round(taken),
         "images_per_second": round(median(tick.images_per_second for tick in ticks), 1),
         "threads": torch.get_num_threads(),
+        "precision": "bf16" if config.bf16() else "fp32",
         "alarm": ticks[-1].alarm,
         "gammas": {name: round(value, 3) for name, value in ticks[-1].gammas.items()},
         "classes": scores,
