@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from model.config import TrainConfig
+from model.config import TrainConfig, has_bf16
 from model.networks import NetworkConfig
 from model.trainer import Trainer
 
@@ -162,12 +162,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         memory = torch.cuda.max_memory_allocated()
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Without its instructions a product in bf16 takes minutes, and says nothing.
+    dtypes = {"bf16": torch.bfloat16} if has_bf16(device) else {}
+    dtypes["fp32"] = torch.float32
     return {
         "rates": [side.window * options.batch / s for s in seconds],
         "memory": memory,  # before what follows, which takes some too
         "parameters": [sum(p.numel() for p in network.parameters()) for network in side.networks],
         "flop": side.flop() / options.batch,
-        "matrix": {name: matrix_rate(device, getattr(torch, name)) for name in ("bfloat16", "float32")},
+        "matrix": {name: matrix_rate(device, dtype) for name, dtype in dtypes.items()},
     }
 
 
@@ -185,7 +188,8 @@ def column(rounds: list[dict[str, Any]]) -> list[str]:
     """A side's cells of the table, in the order of ROWS."""
     rates = sorted(rate for found in rounds for rate in found["rates"])
     rate, flop = median(rates), rounds[0]["flop"]
-    matrix = {name: median(found["matrix"][name] for found in rounds) for name in ("bfloat16", "float32")}
+    products = ([found["matrix"].get(name) for found in rounds] for name in ("bf16", "fp32"))
+    matrix = [median(some) if all(some) else None for some in products]
     return [
         f"{rate:.1f}",
         f"{rates[0]:.1f} to {rates[-1]:.1f}",
@@ -193,7 +197,7 @@ def column(rounds: list[dict[str, Any]]) -> list[str]:
         " + ".join(f"{n / 1e6:.2f}" for n in rounds[0]["parameters"]),
         f"{flop / 1e9:.2f}",
         f"{rate * flop / 1e12:.3f}",
-        *(f"{rate * flop / r:.0%} of {r / 1e12:.2f}" for r in matrix.values()),
+        *(f"{rate * flop / r:.0%} of {r / 1e12:.2f}" if r else "–" for r in matrix),
         f"{max(found['memory'] for found in rounds) / 2**20:.0f}",
     ]
 
