@@ -36,8 +36,8 @@ from scipy.stats import t as student
 from benchmarks.tables import table
 from model.config import TrainConfig
 from model.guard import CollapseGuard
-from model.networks import NetworkConfig
-from model.sampling import latents, render
+from model.networks import Generator, NetworkConfig
+from model.sampling import sample
 from model.training import Tick, train
 from tasks import plots
 
@@ -58,6 +58,7 @@ class Study:
     base: Settings  # of NetworkConfig and TrainConfig
     variants: dict[str, Settings]
     samples: int = 640  # judged, of each class
+    truncations: tuple[float, ...] = ()  # judged with these too, and at every tick
 
 
 KERMANY = ("bacterial_pneumonia", "normal", "viral_pneumonia")
@@ -85,6 +86,17 @@ STUDIES = {
         },
         variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}},
         samples=1344,
+    ),
+    # Likeness against variety: as many images as seven minutes were on the machine of docs/results.md.
+    "trade_off": Study(
+        films="kermany224/labels",
+        classes=("normal",),
+        judged=("normal",),
+        reference="kermany224/labels",
+        base={"resolution": 64, "kimg": 40.0, "tick_kimg": 10.0, "batch": 4, "learning_rate": 0.003},
+        variants={"MSG-GAN": {}},
+        samples=1344,
+        truncations=(0.9, 1.1, 1.2, 1.3),
     ),
     "ablation": Study(
         **IMBALANCED,
@@ -182,6 +194,14 @@ class Judge:
         }
 
 
+def judged(
+    study: Study, generator: Generator, label: str, truncation: float = 1.0
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Samples (N, H, W) uint8 of a class, and what the judge says of them."""
+    fakes = sample(generator, study.classes.index(label), study.samples, seed=0, truncation=truncation)
+    return fakes, Judge(study.reference, label, generator.config.resolution).score(fakes)
+
+
 def one(study_name: str, variant: str, seed: int) -> None:
     """Train once, have it judged, add a row and a grid of samples."""
     study = STUDIES[study_name]
@@ -192,24 +212,27 @@ def one(study_name: str, variant: str, seed: int) -> None:
     learnt = [films(study.films, label, network.resolution) for label in study.classes]
     labels = np.repeat(np.arange(len(learnt)), [len(some) for some in learnt])
     ticks: list[Tick] = []
+    curve: list[dict[str, float]] = []
     images = np.concatenate(learnt)
+
+    def on_tick(tick: Tick) -> None:
+        ticks.append(tick)
+        if study.truncations and tick.kimg < config.kimg:
+            curve.append({"kimg": tick.kimg, "truncation": 1.0} | judged(study, tick.generator, study.judged[0])[1])
+
     guard = CollapseGuard(images, labels, study.classes)
     start = time.perf_counter()
-    generator = train(images, labels, network, config, ticks.append, guard=guard)
+    generator = train(images, labels, network, config, on_tick, guard=guard)
     taken = time.perf_counter() - start
     scores = {}
     for label in study.judged:
-        number = study.classes.index(label)
-        fakes = np.concatenate(
-            [
-                render(generator, z, torch.full((len(z),), number))
-                for z in latents(number, 0, study.samples, seed=0, dim=network.latent_dim).split(64)
-            ]
-        )
-        scores[label] = Judge(study.reference, label, network.resolution).score(fakes)
+        fakes, scores[label] = judged(study, generator, label)
         WORK.mkdir(parents=True, exist_ok=True)
         grid = WORK / f"{study_name}-{variant}-{seed}-{label}.png".replace(" ", "_")
         grid.write_bytes(plots.picture_png(plots.mosaic(fakes[:32], 8)))
+    for truncation in study.truncations:
+        _, score = judged(study, generator, study.judged[0], truncation)
+        curve.append({"kimg": ticks[-1].kimg, "truncation": truncation} | score)
     row = {
         "study": study_name,
         "variant": variant,
@@ -223,6 +246,7 @@ def one(study_name: str, variant: str, seed: int) -> None:
         "alarm": ticks[-1].alarm,
         "gammas": {name: round(value, 3) for name, value in ticks[-1].gammas.items()},
         "classes": scores,
+        **({"curve": curve} if curve else {}),
         "machine": f"{os.cpu_count()} cores of {platform.machine()}, torch {torch.__version__}",
     }
     ROWS.parent.mkdir(parents=True, exist_ok=True)
@@ -306,6 +330,13 @@ def print_table(study_name: str) -> None:
     header = ["variant", "class", "seeds", "Fréchet (floor)", "against the first", "KID (floor)"]
     header += ["MS-SSIM of pairs (real)", "kimg", "images/s"]
     print(f"### {study_name}\n\n{table(header, lines(study_name))}\n")
+    curve = [
+        (f"{point['kimg']:g}", f"{point['truncation']:g}", f"{point['frechet']:.0f}", f"{point['ms_ssim']:.3f}")
+        for row in rows(study_name)
+        for point in row.get("curve", ())
+    ]
+    if curve:
+        print(table(["kimg", "truncation", "Fréchet", "MS-SSIM of pairs"], curve), "\n")
 
 
 def main() -> None:
