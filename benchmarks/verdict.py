@@ -4,29 +4,44 @@ python -m benchmarks.verdict --repetitions 20
 
 Simulated films, of which more can always be drawn, take the place of a generator's: `oracle` adds fresh films of the
 rare class, which must help; `shuffled` adds fresh films of all classes labelled rare; `copies` adds exact duplicates of
-the rare train films, twice with different draws: the null experiment, in which nothing differs from the arm
-`duplicate`. Every repetition draws new patients; the classifiers, the comparison and the verdict are those of the
-pipeline. A row a repetition goes to benchmarks/results/verdict.jsonl; those that are there are not run again.
+the rare train films. It has two arms, which differ in what is drawn: the null experiment, in which nothing tells them
+from the arm `duplicate`. Every repetition draws its patients anew from a pool; the classifiers, the comparison and the
+verdict are those of the pipeline. A row a repetition goes to benchmarks/results/verdict.jsonl; those that are there are
+not run again.
 """
 
 import argparse
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import mean, median
+from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
+import torch
+from tasks.arms import Job
 
+from benchmarks.tables import table
+from tasks.classify import Data, held_out_images, train_and_predict
+from tasks.comparison import compare
+from tasks.curated import ImageSet
+from tasks.params import Classify
 from tasks.phantom import radiograph
 from tasks.phantom.anatomy import draw_anatomy, draw_pose
 from tasks.phantom.disease import Label
+from tasks.verdict import decide
 
 ROWS = Path("benchmarks/results/verdict.jsonl")
 POOL = Path(".xraysynth/benchmarks")
 CLASSES: tuple[Label, ...] = ("normal", "pneumonia")
-POOL_SIZE = 3000  # films of each class, a patient each
+POOL_SIZE = 2400  # films of each class, a patient each
 SIDE = 32
-SEVERITY = (0.35, 0.75)  # of pneumonia, milder than that of `xraysynth simulate`: there must be something to gain
+SEVERITY = (0.75, 1.15)  # of pneumonia
 
 
 def film(label: Label, number: int) -> np.ndarray:
@@ -49,3 +64,118 @@ def pool(label: Label) -> np.ndarray:
         kept.parent.mkdir(parents=True, exist_ok=True)
         np.save(kept, np.stack(films))
     return np.load(kept)
+
+
+TRAIN, VAL, TEST = (240, 16), (120, 24), (720, 140)  # films of CLASSES in each split, a patient each
+RARE = CLASSES[1]
+PLAN = {RARE: TRAIN[0] - TRAIN[1]}
+CONTROLS = ("real", "duplicate", "classic")
+TREATMENTS = {"oracle": 1, "shuffled": 1, "copies": 2}  # and how many arms with images of that kind
+ARMS = ("msg_gan", "msg_sagan")  # whose place they take
+PARAMS = Classify(arms=list(CONTROLS), seeds=[0, 1, 2], steps=150, bootstrap=1000)
+
+
+def image_set(films: dict[str, np.ndarray], split: str) -> ImageSet:
+    """Films by class, (N, SIDE, SIDE) uint8 each, as the stages know them."""
+    labels = [label for label, some in films.items() for _ in some]
+    names = [f"{split}-{k}" for k in range(len(labels))]
+    manifest = pd.DataFrame({"image_id": names, "patient_id": names, "label": labels, "split": split})
+    return ImageSet(np.concatenate(list(films.values())), manifest, list(CLASSES), split)
+
+
+def draw(number: int) -> tuple[ImageSet, dict[str, list[ImageSet]]]:
+    """The real set of a repetition, and what each arm of each treatment adds to it. No two share a patient."""
+    rng = np.random.default_rng(number)
+    left = {label: list(pool(label)[rng.permutation(POOL_SIZE)]) for label in CLASSES}
+
+    def take(*counts: int) -> dict[str, np.ndarray]:
+        return {
+            label: np.array([left[label].pop() for _ in range(count)], np.uint8).reshape(-1, SIDE, SIDE)
+            for label, count in zip(CLASSES, counts, strict=True)
+        }
+
+    splits = {"train": take(*TRAIN), "val": take(*VAL), "test": take(*TEST)}
+    parts = [image_set(films, split) for split, films in splits.items()]
+    images = np.concatenate([part.images for part in parts])
+    real = ImageSet(images, pd.concat([part.manifest for part in parts], ignore_index=True), list(CLASSES), "real")
+    count = PLAN[RARE]
+    rare_among = round(count * TRAIN[1] / sum(TRAIN))
+    drawn = {
+        "oracle": lambda: take(0, count)[RARE],
+        "shuffled": lambda: np.concatenate(list(take(count - rare_among, rare_among).values())),
+        "copies": lambda: rng.permutation(np.resize(splits["train"][RARE], (count, SIDE, SIDE))),
+    }
+    return real, {
+        name: [image_set({RARE: drawn[name]()}, f"{name} {k}") for k in range(arms)]
+        for name, arms in TREATMENTS.items()
+    }
+
+
+def predictions(data: Data, arms: Iterable[str]) -> pd.DataFrame:
+    """What the networks of each arm and seed say, as stage `classify` has it."""
+    parts = []
+    for job in (Job(arm, seed) for arm in arms for seed in PARAMS.seeds):
+        images, rows = held_out_images(job, data, PARAMS)
+        found = train_and_predict(data.of(job), data.real, images, PARAMS, job.seed)
+        columns = pd.DataFrame(found, columns=[f"p_{label}" for label in CLASSES])
+        parts.append(rows.join(columns).assign(arm=job.arm, seed=job.seed))
+    return pd.concat(parts, ignore_index=True)
+
+
+def repetition(number: int) -> dict[str, Any]:
+    """The verdict on each treatment."""
+    torch.set_num_threads(1)
+    real, added = draw(number)
+    controls = predictions(Data(real, {}, PLAN), CONTROLS)
+    row: dict[str, Any] = {"repetition": number, "settings": SETTINGS}
+    for name, sets in added.items():
+        synthetic = dict(zip(ARMS, sets, strict=False))
+        treated = predictions(Data(real, synthetic, PLAN), synthetic)
+        params = PARAMS.model_copy(update={"arms": [*CONTROLS, *synthetic]})
+        result = compare(pd.concat([controls, treated], ignore_index=True), list(CLASSES), [RARE], params)
+        verdict = decide(result, PLAN)
+        row[name] = {key: verdict[key] for key in ("verdict", "differences", "minimum_effect")}
+    return row
+
+
+SETTINGS = [POOL_SIZE, SIDE, SEVERITY, TRAIN, VAL, TEST, PARAMS.seeds, PARAMS.steps]
+
+
+def rows() -> list[dict[str, Any]]:
+    """What is there of the experiment as it is defined now."""
+    lines = ROWS.read_text(encoding="utf-8").splitlines() if ROWS.exists() else []
+    wanted = json.loads(json.dumps(SETTINGS))
+    return [row for row in map(json.loads, lines) if row["settings"] == wanted]
+
+
+def summary(name: str, found: list[dict[str, Any]]) -> list[str]:
+    """A line of the table: how often each verdict, and the mean change of the rare class's AUPRC."""
+    verdicts = [row[name]["verdict"] for row in found]
+    counts = [f"{verdicts.count(word)} of {len(verdicts)}" for word in ("helps", "no evidence", "harms")]
+    changes = [f"{mean(row[name]['differences'][control]['mean'] for row in found):+.3f}" for control in CONTROLS]
+    effect = median(row[name]["minimum_effect"]["duplicate"] for row in found)
+    return [name, *counts, *changes, f"{effect:.3f}"]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=2, help="at a time")
+    options = parser.parse_args()
+    for label in CLASSES:
+        pool(label)
+    there = {row["repetition"] for row in rows()}
+    missing = [number for number in range(options.repetitions) if number not in there]
+    ROWS.parent.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as workers:
+        for row in workers.map(repetition, missing):
+            with ROWS.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"repetition {row['repetition']}", file=sys.stderr, flush=True)
+    header = ["added", "helps", "no evidence", "harms", *(f"mean change against {control}" for control in CONTROLS)]
+    print(table([*header, "minimum effect"], (summary(name, rows()) for name in TREATMENTS)))
+
+
+if __name__ == "__main__":
+    main()
