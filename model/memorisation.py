@@ -136,7 +136,7 @@ def calibrate(memory: Memory, held_out: np.ndarray, groups: np.ndarray, folds: i
 
 
 def thresholds(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Thresholds of the signals in `scores` of held-out films (K,), each with its share of AIMED_AT; see `calibrate`."""
+    """Of the signals in `scores` of held-out films (K,), each with its share of AIMED_AT; see `calibrate`."""
     found = {}
     for name, values in scores.items():
         logs = _log(name, values)
@@ -160,7 +160,7 @@ def _distance(correlation: Tensor) -> Tensor:
 
 def _spaces(images: np.ndarray) -> dict[str, Space]:
     """Both forms of uint8 (N, H, W), made in chunks."""
-    parts = [_forms(torch.from_numpy(images[k : k + CHUNK])) for k in range(0, max(len(images), 1), CHUNK)]
+    parts = [_forms(torch.from_numpy(images[k : k + CHUNK].copy())) for k in range(0, max(len(images), 1), CHUNK)]
     detail, layout = (torch.cat(forms) for forms in zip(*parts, strict=True))
     small = torch.cat([_halved(part.float()).half() for part in detail.split(CHUNK)])
     return {
