@@ -30,7 +30,7 @@ class Looks(NamedTuple):
     """What is seen of M images."""
 
     scores: dict[str, np.ndarray]  # of every signal, (M,) float64, more is more of a copy
-    nearest: np.ndarray  # (M,) int64: the training film whose detail is most alike
+    nearest: dict[str, np.ndarray]  # of every signal, (M,) int64: the training film that it speaks of
 
 
 class Space(NamedTuple):
@@ -68,18 +68,19 @@ class Memory:
         - `nearer_than_held_out`: how many times nearer, as 1 - correlation of layouts, the nearest training film is
           than the nearest held-out film. It is 1 where there are none.
         """
-        parts: list[dict[str, np.ndarray]] = []
+        parts: list[list[np.ndarray]] = [[np.empty(0)] * len(SIGNALS) + [np.empty(0, np.int64)] * len(SIGNALS)]
         for first in range(0, len(images), CHUNK):
             chosen = slice(first, first + CHUNK)
             barred = None if not_with is None else torch.from_numpy(not_with[chosen])
             parts.append(self._look(_spaces(images[chosen]), barred))
-        names = (*SIGNALS, "nearest")
-        joined = {name: np.concatenate([np.empty(0), *(part[name] for part in parts)]) for name in names}
-        return Looks({name: joined[name] for name in SIGNALS}, joined["nearest"].astype(np.int64))
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        scores, nearest = columns[: len(SIGNALS)], columns[len(SIGNALS) :]
+        return Looks(dict(zip(SIGNALS, scores, strict=True)), dict(zip(SIGNALS, nearest, strict=True)))
 
-    def _look(self, images: Mapping[str, Space], barred: Tensor | None) -> dict[str, np.ndarray]:
-        detail, which = _nearest(images["detail"], self.train["detail"])
-        layout, _ = _nearest(images["layout"], self.train["layout"])
+    def _look(self, images: Mapping[str, Space], barred: Tensor | None) -> list[np.ndarray]:
+        """The scores and then the films of `Looks`, in the order of SIGNALS."""
+        detail, by_detail = _nearest(images["detail"], self.train["detail"])
+        layout, by_layout = _nearest(images["layout"], self.train["layout"])
         far = _distance(detail)
         others = far[:, 1:].mean(1) if far.shape[1] > 1 else far[:, 0]
         ratio = torch.ones(len(layout))
@@ -88,8 +89,8 @@ class Memory:
             known = held_out[:, 0] > -1  # of some image all held-out films may be barred
             ratio = torch.where(known, _distance(held_out[:, 0]) / _distance(layout[:, 0]), ratio)
         values = (detail[:, 0], layout[:, 0], others / far[:, 0], ratio)
-        scores = {name: value.double().numpy() for name, value in zip(SIGNALS, values, strict=True)}
-        return scores | {"nearest": which[:, 0].numpy()}
+        films = (by_detail[:, 0], by_layout[:, 0]) * 2
+        return [*(value.double().numpy() for value in values), *(film.numpy() for film in films)]
 
 
 @dataclass(frozen=True)

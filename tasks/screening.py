@@ -75,7 +75,7 @@ class Screening:
                 signal = self._signals[int(excess[k].argmax())]
                 score = round(float(looks.scores[signal][k]), 4)
                 facts = {"label": label, "signal": signal, "score": score, "removed": bool(reasons[k].any())}
-                pair = np.stack([images[k], self.train[looks.nearest[k]]])
+                pair = np.stack([images[k], self.train[looks.nearest[signal][k]]])
                 self.worst.append(Pair(float(excess[k].max()), facts, pair))
             self.worst = sorted(self.worst, key=lambda pair: -pair.excess)[:WORST]
         return kept

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from model import sampling
 from model.networks import Generator, NetworkConfig
 from model.storage import CONFIG, WEIGHTS, save_generator
 from tasks import cli, curated, synthesize
@@ -227,11 +228,10 @@ def films(tmp_path: Path) -> Path:
 def remembers(films: Path, every: int, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """From now on every image whose number is a multiple of `every` is a training film; returns these films."""
     train = curated.load(films).where(split="train").images
-    honest = synthesize.batches
 
-    def batches(generator: Generator, label: int, count: int, *rest: float) -> Iterator[np.ndarray]:
+    def batches(generator: Generator, label: int, count: int, seed: int, truncation: float) -> Iterator[np.ndarray]:
         first = 0
-        for part in honest(generator, label, count, *rest):
+        for part in sampling.batches(generator, label, count, seed, truncation):
             for k in range(-first % every, len(part), every):
                 part[k] = train[(first + k) // every % len(train)]
             yield part
