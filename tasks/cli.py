@@ -117,9 +117,15 @@ def synthesize(
     truncation: Annotated[
         float | None, typer.Option(min=0.01, max=1, help="Below 1: less varied [default: synthesize.truncation].")
     ] = None,
+    curated: Annotated[
+        Path | None,
+        typer.Option(
+            help="The set it learnt from, to leave out copies of its films [default: data/curated, if it is that set]."
+        ),
+    ] = None,
     params: ParamsFile = params_module.PARAMS_FILE,
 ) -> None:
-    """Draw synthetic images: what the plan asks for, or COUNT images of one class."""
+    """Draw synthetic images: what the plan asks for, or COUNT images of one class. Copies of films are left out."""
     from tasks import synthesize as stage
 
     if count and label is None:
@@ -129,8 +135,12 @@ def synthesize(
     folder = MODELS / model if model in SYNTHETIC_ARMS else Path(model)
     plan = {label: count or 100} if label is not None else stage.planned(IMBALANCE)
     target = out or SYNTHETIC / folder.name
-    stage.run(folder, target, plan, section, form)
-    print(f"{sum(plan.values())} images in {target}")
+    against = curated or (CURATED if stage.learnt_from(folder, CURATED) else None)
+    screening = stage.run(folder, target, plan, section, form, against)
+    if screening["note"]:
+        print(screening["note"])
+    removed = sum(found["removed"] for found in screening["classes"].values())
+    print(f"{sum(plan.values())} images in {target}" + (f", without {removed} copies of films" if removed else ""))
 
 
 @app.command()

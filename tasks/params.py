@@ -137,6 +137,7 @@ class Encoder(Section):
 
 class Synthesize(Section):
     truncation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_copies: Annotated[float, Field(ge=0, lt=1)] = 0.2
     seed: Seed = 0
 
 

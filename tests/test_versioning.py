@@ -47,7 +47,7 @@ def test_the_dag_is_the_designs(tiny_project: TinyProject, monkeypatch: pytest.M
         below = {stage.addressing: {s.addressing for s in graph.predecessors(stage)} for stage in graph}
     both = {name: {f"{name}@msg_gan", f"{name}@msg_sagan"} for name in ("train", "synthesize", "quality")}
     assert below["data/raw.dvc"] == {"ingest"}
-    assert below["ingest"] >= {"imbalance", *both["train"], "encoder", "classify"}
+    assert below["ingest"] >= {"imbalance", *both["train"], *both["synthesize"], "encoder", "classify"}
     assert below["imbalance"] >= {*both["synthesize"], "classify", "report"}
     for name in ("msg_gan", "msg_sagan"):
         assert f"synthesize@{name}" in below[f"train@{name}"]

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from model import sampling
 from model.networks import Generator, NetworkConfig
 from model.storage import CONFIG, WEIGHTS, save_generator
 from tasks import cli, curated, synthesize
@@ -215,3 +217,97 @@ def test_a_count_without_a_class_is_refused(model: Path, tmp_path: Path) -> None
     done = CliRunner().invoke(cli.app, ["synthesize", str(model), str(tmp_path / "out"), "--count", "2"])
     assert isinstance(done.exception, UserError)
     assert "--label" in str(done.exception)
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """A curated set whose films are of the size that `model` draws."""
+    return write_set(tmp_path / "curated", side=16)
+
+
+def remembers(films: Path, every: int, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """From now on every image whose number is a multiple of `every` is a training film; returns these films."""
+    train = curated.load(films).where(split="train").images
+
+    def batches(generator: Generator, label: int, count: int, seed: int, truncation: float) -> Iterator[np.ndarray]:
+        first = 0
+        for part in sampling.batches(generator, label, count, seed, truncation):
+            for k in range(-first % every, len(part), every):
+                part[k] = train[(first + k) // every % len(train)]
+            yield part
+            first += len(part)
+
+    monkeypatch.setattr(synthesize, "batches", batches)
+    return train
+
+
+def test_copies_of_training_films_are_left_out(
+    model: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = {"normal": 40, "épanchement": 10}
+    synthesize.run(model, tmp_path / "unscreened", {"normal": 60, "épanchement": 20}, SEED)
+    unscreened = curated.load(tmp_path / "unscreened").where(label="normal").images
+    train = remembers(films, 10, monkeypatch)
+    synthesize.run(model, tmp_path / "out", plan, SEED, curated_folder=films)
+    synthesize.run(model, tmp_path / "png", plan, SEED, "png", films)
+
+    drawn = curated.load(tmp_path / "out").where(label="normal")
+    numbers = [k for k in range(60) if k % 10][:40]  # a number stays with its image, those of copies are left out
+    assert drawn.manifest["image_id"].tolist() == [f"normal-{k:06d}" for k in numbers]
+    np.testing.assert_array_equal(drawn.images, unscreened[numbers])
+    assert [path.stem for path in sorted((tmp_path / "png/normal").iterdir())] == [f"{k:06d}" for k in numbers]
+
+    facts = json.loads((tmp_path / "out/dataset.json").read_text())["screening"]
+    assert facts == json.loads((tmp_path / "png/dataset.json").read_text())["screening"]
+    normal = facts["classes"]["normal"]
+    assert (normal["drawn"], normal["removed"]) == (45, 5)  # 44 is the fortieth that is kept
+    assert facts["classes"]["épanchement"]["removed"] == 2
+    assert max(normal["reasons"].values()) == 5
+    assert 0 <= facts["false_alarms"] <= 0.1
+    assert "held-out films: too few to count" in facts["note"]
+
+    pairs = np.load(tmp_path / "out/worst_pairs.npy")
+    assert pairs.shape == (8, 2, 16, 16)
+    assert [pair["removed"] for pair in facts["worst"]] == [True] * 7 + [False]
+    assert facts["worst"][0]["score"] > facts["threshold"][facts["worst"][0]["signal"]]
+    np.testing.assert_array_equal(pairs[:7, 0], pairs[:7, 1])
+    assert {image.tobytes() for image in pairs[:, 1]} <= {image.tobytes() for image in train}
+    assert not list((tmp_path / "png").rglob("worst_pairs*"))  # real films don't go where images are exported
+
+
+def test_a_generator_that_remembers_its_films_is_refused(
+    model: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remembers(films, 2, monkeypatch)
+    with pytest.raises(UserError, match="images of 'normal' are copies of training films, more than") as caught:
+        synthesize.run(model, tmp_path / "out", {"normal": 40}, SEED, curated_folder=films)
+    assert str(caught.value).startswith("25 of 50 ")
+    assert not (tmp_path / "out").exists()
+    synthesize.run(model, tmp_path / "out", {"normal": 40}, Synthesize(max_copies=0.6), curated_folder=films)
+    assert len(curated.load(tmp_path / "out").images) == 40
+
+
+def test_films_of_another_size_are_refused(model: Path, tmp_path: Path) -> None:
+    films = write_set(tmp_path / "curated", side=32)
+    with pytest.raises(UserError, match="films of 32 px, the generator draws 16 px"):
+        synthesize.run(model, tmp_path / "out", PLAN, SEED, curated_folder=films)
+
+
+def test_the_command_says_when_it_cannot_screen(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(*options: str) -> str:
+        done = CliRunner().invoke(cli.app, ["synthesize", str(model), str(tmp_path / "out"), *options])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    monkeypatch.chdir(tmp_path)
+    normal = ("--label", "normal", "--count", "9")
+    assert said(*normal).count("not screened for copies") == 1
+    write_set(tmp_path / "data/curated", side=16)
+    assert "not screened for copies" in said(*normal)  # a set, but another than the generator learnt from
+    remembers(tmp_path / "data/curated", 10, monkeypatch)
+    assert "without 1 copies of films" in said(*normal, "--curated", "data/curated")
+    model = shutil.copytree(model, tmp_path / "model")
+    config = json.loads((model / CONFIG).read_text())
+    config["extra"]["data_digest"] = curated.load(tmp_path / "data/curated").digest
+    (model / CONFIG).write_text(json.dumps(config))
+    assert "without 1 copies of films" in said(*normal)
