@@ -47,7 +47,7 @@ def test_the_verdict_follows_the_truth(synthetic: float, duplicate: float, verdi
     assert decision["verdict"] == verdict
     assert decision["reference"] == "duplicate"
     assert f"{decision['differences']['duplicate']['mean']:+.3f}" in decision["sentence"]
-    assert "200 test patients, 2 seeds" in decision["sentence"]
+    assert "200 test patients and 2 seeds" in decision["sentence"]
 
 
 def test_better_than_real_but_not_than_duplicates_is_no_evidence() -> None:

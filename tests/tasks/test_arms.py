@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks import curated
-from tasks.classify import batches, training_set
+from tasks.arms import batches, training_set
 from tasks.curated import ImageSet
 from tasks.errors import UserError
 from tests.tasks.sets import write_set
