@@ -191,11 +191,11 @@ def _curves(
     }
 
 
-def _band(curves: list[np.ndarray], confidence: float) -> dict[str, list[float]]:
+def _band(curves: list[np.ndarray], confidence: float) -> dict[str, list[float | None]]:
     values = np.mean(curves, axis=0)
     low, high = np.nanquantile(values[1:], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     rows = {"x": st.GRID, "mean": values[0], "low": low, "high": high}
-    return {name: [round(float(v), 4) for v in row] for name, row in rows.items()}
+    return {name: [round(float(v), 4) if np.isfinite(v) else None for v in row] for name, row in rows.items()}
 
 
 def _mean_or(values: list[np.ndarray], otherwise: float) -> float:

@@ -109,7 +109,7 @@ def test_killed_and_run_again_gives_the_same_bytes(
     whole, broken = prepare(tmp_path / "whole"), prepare(tmp_path / "broken")
     for folder in (whole, broken):
         shutil.copy(swept[0] / "mlflow.db", folder)  # making one takes seconds
-    params = Classify(arms=["real", "duplicate", "msg_gan"], steps=25, batch=16, bootstrap=100)
+    params = Classify(arms=["real", "duplicate", "msg_gan"], steps=10, batch=16, bootstrap=100)
     monkeypatch.chdir(whole)
     run(params)
     monkeypatch.chdir(broken)
