@@ -24,8 +24,10 @@ def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 def spread(value: dict[str, float | None]) -> str:
     """Mean and interval."""
-    if value["mean"] is None or value["low"] is None:
+    if value["mean"] is None:
         return "–"
+    if value["low"] is None:
+        return f"{value['mean']:.3f}"
     return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
 
@@ -42,16 +44,12 @@ def main() -> None:
     )
     print(table(["class", *splits, "synthesised"], counts), "\n")
     print(table(["model", "kimg", "minutes", "images/s"], (training(name) for name in qualities)), "\n")
-    header = ["model", "class", "frechet_xray (floor)", "MS-SSIM of pairs (real pairs)"]
+    header = ["model", "class", "measure", "value", "floor", "better"]
     rows = (
-        (
-            name,
-            label,
-            f"{m['frechet_xray']:.2f} ({m['frechet_xray_floor']:.2f})",
-            f"{m['ms_ssim']['mean']:.3f} ± {m['ms_ssim']['standard_error']:.3f} ({m['ms_ssim_real']['mean']:.3f})",
-        )
+        (name, label, measure, spread({**m, "mean": m["value"]}), f"{m['floor']:.3f}", m["better"])
         for name, quality in qualities.items()
-        for label, m in quality["classes"].items()
+        for label, of_class in quality["classes"].items()
+        for measure, m in of_class.get("measures", {}).items()
     )
     print(table(header, rows), "\n")
     measures = [
