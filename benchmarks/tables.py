@@ -24,8 +24,10 @@ def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 def spread(value: dict[str, float | None]) -> str:
     """Mean and interval."""
-    if value["mean"] is None or value["low"] is None:
+    if value["mean"] is None:
         return "–"
+    if value["low"] is None:
+        return f"{value['mean']:.3f}"
     return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
 
@@ -42,21 +44,47 @@ def main() -> None:
     )
     print(table(["class", *splits, "synthesised"], counts), "\n")
     print(table(["model", "kimg", "minutes", "images/s"], (training(name) for name in qualities)), "\n")
-    header = ["model", "class", "frechet_xray (floor)", "MS-SSIM of pairs (real pairs)"]
+    header = ["model", "class", "measure", "value", "floor", "better"]
     rows = (
-        (
-            name,
-            label,
-            f"{m['frechet_xray']:.2f} ({m['frechet_xray_floor']:.2f})",
-            f"{m['ms_ssim']['mean']:.3f} ± {m['ms_ssim']['standard_error']:.3f} ({m['ms_ssim_real']['mean']:.3f})",
-        )
+        (name, label, measure, spread({**m, "mean": m["value"]}), f"{m['floor']:.3f}", m["better"])
         for name, quality in qualities.items()
-        for label, m in quality["classes"].items()
+        for label, of_class in quality["classes"].items()
+        for measure, m in of_class.get("measures", {}).items()
     )
     print(table(header, rows), "\n")
-    measures = ["rare_auprc", "auroc", "balanced_accuracy", *(f"recall_{label}" for label in classes)]
+    measures = [
+        *("rare_auprc", "auroc", "balanced_accuracy", "macro_f1", "sensitivity_at_90_specificity", "ece", "brier"),
+        *(f"recall_{label}" for label in classes),
+    ]
     arms = ((arm, *(spread(values[m]) for m in measures)) for arm, values in downstream["arms"].items())
-    print(table(["arm", *measures], arms))
+    print(table(["arm", *measures], arms), "\n")
+    print_differences(downstream)
+    print_sweeps(downstream)
+
+
+def print_differences(downstream: dict[str, Any]) -> None:
+    """The paired differences, with the smallest true one that would have been seen four times in five."""
+    if "comparison" not in downstream:
+        return
+    comparison = downstream["comparison"]
+    header = ["arm", "against", f"rare_auprc, {100 * comparison['confidence']:.3g} % interval", "minimum effect"]
+    rows = (
+        (arm, control, spread(difference), comparison["minimum_effect"][arm][control])
+        for arm, by_control in comparison["differences"].items()
+        for control, difference in by_control.items()
+    )
+    print(table(header, rows), "\n")
+
+
+def print_sweeps(downstream: dict[str, Any]) -> None:
+    """Ratios, real fractions and synthetic in place of real, as far as they were asked for."""
+    for name, key in (("ratio", "ratio"), ("real_fraction", "fraction")):
+        if rows := downstream["sweeps"][name]:
+            print(table(["arm", name, "rare_auprc"], ((r["arm"], r[key], spread(r["rare_auprc"])) for r in rows)), "\n")
+    if rows := downstream["cross"]:
+        header = ["trained on", "tested on", "auroc", "rare_auprc"]
+        cells = ((r["trained_on"], r["tested_on"], spread(r["auroc"]), spread(r["rare_auprc"])) for r in rows)
+        print(table(header, cells))
 
 
 def training(name: str) -> tuple[str, str, str, str]:

@@ -1,12 +1,18 @@
-"""The downstream classifier: a small residual network, trained for a given number of steps on given batches."""
+"""The downstream classifier: a small residual network, trained for a given number of steps on given batches.
 
-from collections.abc import Iterator
+With validation images the weights of the best of EVALUATIONS points are kept and the probabilities are calibrated.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+EVALUATIONS = 10  # points of a training at which validation is looked at, evenly spread, the last step among them
+TEMPERATURES = np.geomspace(0.1, 20, 107)  # 5 % apart
 
 
 @dataclass(frozen=True)
@@ -49,37 +55,115 @@ class Classifier(nn.Module):
         return self.head(self.blocks(images * 2 - 1).mean((2, 3)))
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A network in eval mode that gives logits, the temperature of its probabilities, and the step it is from."""
+
+    network: nn.Module
+    temperature: float
+    step: int
+
+
 def train_classifier(
     batches: Iterator[tuple[np.ndarray, np.ndarray]],
     classes: int,
     config: ClassifierConfig,
     class_weights: np.ndarray | None = None,
-) -> Classifier:
-    """Train on `batches` of images (B, H, W) uint8 and labels (B,) int64; returns the network in eval mode.
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    build: Callable[[int], nn.Module] = Classifier,
+) -> Trained:
+    """Train on `batches` of images (B, H, W) uint8 and labels (B,) int64, on the GPU if there is one.
 
-    `class_weights` (classes,) weigh the cross-entropy. The start depends on the seed alone, so that arms of an
-    experiment that share a seed start from the same weights.
+    `class_weights` (classes,) weigh the cross-entropy. `build` makes the network for a number of classes. The start
+    depends on the seed alone, so that arms of an experiment that share a seed start from the same weights.
+
+    `validation` is images (V, H, W) uint8 and labels (V,): of EVALUATIONS points on the way the weights with the
+    lowest `calibrated_loss` are kept, in which every class counts the same, and the temperature is fitted in which
+    every image does. Without validation images the last weights are kept, at temperature 1.
     """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = Classifier(classes)
-    network.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
+        network = build(classes)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
     optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps)
-    weights = None if class_weights is None else torch.from_numpy(class_weights).float()
+    weights = None if class_weights is None else torch.from_numpy(class_weights).float().to(device)
+    best = _Best(validation, classes)
+    looks = {round(config.steps * k / EVALUATIONS) for k in range(1, EVALUATIONS + 1)}
     network.train()
-    for _, (images, labels) in zip(range(config.steps), batches, strict=False):
-        pixels = torch.from_numpy(images).float()[:, None] / 255
-        loss = F.cross_entropy(network(pixels), torch.from_numpy(labels), weight=weights)
+    for step, (images, labels) in zip(range(1, config.steps + 1), batches, strict=False):
+        pixels = torch.from_numpy(images).to(device).float()[:, None] / 255
+        loss = F.cross_entropy(network(pixels), torch.from_numpy(labels).to(device), weight=weights)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
-    return network.eval()
+        if step in looks:
+            best.look(network, step)
+            network.train()
+    return best.trained(network.eval(), config.steps)
+
+
+class _Best:
+    """The weights of a training that were best on validation."""
+
+    def __init__(self, validation: tuple[np.ndarray, np.ndarray] | None, classes: int) -> None:
+        self.images, self.labels = validation or (np.empty(0, np.uint8), np.empty(0, np.int64))
+        counts = np.bincount(self.labels, minlength=classes)
+        self.balance = 1 / counts[self.labels]
+        self.loss, self.step, self.logits = np.inf, 0, np.empty(0)
+        self.state: dict[str, Tensor] = {}
+
+    def look(self, network: nn.Module, step: int) -> None:
+        if not len(self.labels):
+            return
+        found = logits(network.eval(), self.images)
+        loss, _ = calibrated_loss(found, self.labels, self.balance)
+        if loss < self.loss:
+            self.loss, self.step, self.logits = loss, step, found
+            self.state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    def trained(self, network: nn.Module, steps: int) -> Trained:
+        if not self.state:
+            return Trained(network, 1.0, steps)
+        network.load_state_dict(self.state)
+        _, temperature = calibrated_loss(self.logits, self.labels, np.ones(len(self.labels)))
+        return Trained(network, temperature, self.step)
+
+
+def calibrated_loss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """The lowest cross-entropy that a temperature can give to logits (N, K), and that temperature (Guo et al. 2017).
+
+    `weights` (N,) of the images. The best temperature is taken out, so that the loss ranks what a network knows and
+    not how sure it is. A target is short of certain, as in Platt's scaling (1999): (n + 1) / (n + K) for the n images
+    of a class, or a network without an error would be calibrated to certainty.
+    """
+    classes = logits.shape[1]
+    counts = np.bincount(labels, minlength=classes)
+    targets = np.repeat((1 / (counts[labels] + classes))[:, None], classes, axis=1)
+    targets[np.arange(len(labels)), labels] *= counts[labels] + 1
+    losses = []
+    for temperature in TEMPERATURES:
+        scaled = logits / temperature
+        scaled -= scaled.max(1, keepdims=True)
+        log_probabilities = scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
+        losses.append(-np.average((targets * log_probabilities).sum(1), weights=weights))
+    best = int(np.argmin(losses))
+    return float(losses[best]), float(TEMPERATURES[best])
 
 
 @torch.no_grad()
-def predict(network: Classifier, images: np.ndarray, batch: int = 256) -> np.ndarray:
-    """Class probabilities (N, classes) float64 of images (N, H, W) uint8."""
-    parts = [torch.from_numpy(images[k : k + batch]).float()[:, None] / 255 for k in range(0, len(images), batch)]
-    return torch.cat([network(part).softmax(1) for part in parts]).double().numpy()
+def logits(network: nn.Module, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Logits (N, classes) float64 of images (N, H, W) uint8; the network should be in eval mode."""
+    device = next(network.parameters()).device
+    starts = range(0, len(images), batch)
+    parts = (torch.from_numpy(images[k : k + batch]).to(device).float()[:, None] / 255 for k in starts)
+    return torch.cat([network(part) for part in parts]).double().cpu().numpy()
+
+
+def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
+    """Calibrated class probabilities (N, classes) float64 of images (N, H, W) uint8, N at least 1."""
+    scaled = logits(trained.network, images) / trained.temperature
+    exponentials = np.exp(scaled - scaled.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)

@@ -1,44 +1,49 @@
 """Stage `classify`: train the downstream classifier with and without synthetic images, and compare on real patients.
 
 All arms share the optimiser steps, the seeds (so the first weights), the validation and the test images. They
-differ in what they are trained on:
-
-- `real`: the real train split as it is
-- `class_weight`: the same, rare classes weighing more in the loss
-- `duplicate`: real images of the rare classes repeated to the count of the plan: the control that decides
-- `classic`: the same, and every image changed afresh at each draw by classical augmentation
-- `msg_gan`, `msg_sagan`: synthetic images of the rare classes, as many as the plan says
+differ in what they are trained on (`tasks.arms`). An interrupted stage goes on: what a training predicts is kept until
+all of them have ended, and the result is the same to the byte.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-import albumentations as A
 import numpy as np
 import pandas as pd
+from torch import nn
 
-from model.classifier import ClassifierConfig, predict, train_classifier
+from model.classifier import Classifier, ClassifierConfig, predict, train_classifier
 from tasks import curated, tracking
+from tasks.arms import Job, TrainingSet, batches, first_images, jobs, training_set
 from tasks.comparison import compare
+from tasks.confounds import confounds
 from tasks.curated import ImageSet
 from tasks.errors import UserError
-from tasks.params import SYNTHETIC_ARMS, Classify
+from tasks.params import GENERATOR_OF, Classify
 from tasks.progress import track
+from tasks.sweeps import cross, sweeps
 
-Augment = Callable[[np.ndarray], np.ndarray]
+INTERRUPTED = Path(".xraysynth/classify")
+FORMAT = 1  # to be raised when a training would predict other things: earlier ones are then not found any more
 
 
 @dataclass(frozen=True)
-class TrainingSet:
-    """What one arm is trained on: images (N, H, W) uint8, labels (N,); the rows marked in `changed` are augmented."""
+class Data:
+    """What the trainings share: real images, synthetic ones by generator, and how many of each class to add."""
 
-    images: np.ndarray
-    labels: np.ndarray
-    changed: np.ndarray
-    class_weights: np.ndarray | None = None
+    real: ImageSet
+    synthetic: Mapping[str, ImageSet]
+    plan: Mapping[str, int]
+
+    def of(self, job: Job) -> TrainingSet:
+        """What the job is trained on."""
+        synthetic = self.synthetic.get(GENERATOR_OF.get(job.arm, ""))
+        return training_set(job.arm, self.real, synthetic, self.plan, *astuple(job)[1:])
 
 
 def run(
@@ -49,94 +54,103 @@ def run(
     predictions_file: Path,
     params: Classify,
 ) -> dict[str, Any]:
-    """Train every arm with every seed; write the predictions and the comparison `out`, return the latter."""
+    """Train every arm with every seed; write the predictions and the comparison `out`, return the latter.
+
+    Raises UserError for missing images and for a network that cannot be made.
+    """
     real = curated.load(curated_folder)
     imbalance = json.loads(imbalance_report.read_text(encoding="utf-8"))
-    synthetic = {arm: curated.load(synthetic_folders[arm]) for arm in params.arms if arm in SYNTHETIC_ARMS}
+    needed = {GENERATOR_OF[arm] for arm in params.arms if arm in GENERATOR_OF}
+    data = Data(real, {name: curated.load(synthetic_folders[name]) for name in sorted(needed)}, imbalance["plan"])
+    rare, wanted = imbalance["rare"], jobs(params)
     with tracking.tracked("classify", params.model_dump(), real.digest) as tracked:
-        jobs = [(arm, seed) for arm in params.arms for seed in params.seeds]
-        parts = []
-        for arm, seed in track(jobs, len(jobs), "classify"):
-            chosen = training_set(arm, real, synthetic.get(arm), imbalance["plan"], seed)
-            parts.append(_train_and_predict(chosen, real, params, seed).assign(arm=arm, seed=seed))
+        parts = [_predictions(job, data, params) for job in track(wanted, len(wanted), "classify")]
         predictions = pd.concat(parts, ignore_index=True)
-        result = compare(predictions, real.classes, imbalance["rare"], params)
+        main = predictions[(predictions["ratio"] == 1) & (predictions["fraction"] == 1) & ~predictions["only"]]
+        result = compare(main, real.classes, rare, params)
+        result["sweeps"] = sweeps(predictions, real.classes, rare, params)
+        result["cross"] = cross(predictions, real.classes, rare, params)
+        result["confounds"] = confounds(main, real.manifest, real.classes, params.arms)
         with curated.written_whole(predictions_file) as temporary:
             predictions.to_csv(temporary, index=False, float_format="%.6f")
         curated.write_json(out, result)
-        tracked.metrics(result["arms"])
+        for arm, values in result["arms"].items():  # one by one: MLflow takes 1,000 at once, and no plus in a name
+            tracked.metrics({arm.replace("+", "_and_"): values})
         tracked.artifact(out.name, out.read_bytes())
+    shutil.rmtree(INTERRUPTED, ignore_errors=True)
     return result
 
 
-def training_set(
-    arm: str, real: ImageSet, synthetic: ImageSet | None, plan: Mapping[str, int], seed: int
-) -> TrainingSet:
-    """The train split of `real`, with what `arm` adds to it. Raises UserError when synthetic images are missing."""
-    train = real.where(split="train")
-    labels = train.labels
-    none_changed = np.zeros(len(labels), dtype=bool)
-    if arm == "real":
-        return TrainingSet(train.images, labels, none_changed)
-    if arm == "class_weight":
-        counts = np.bincount(labels, minlength=len(real.classes))
-        return TrainingSet(train.images, labels, none_changed, class_weights=len(labels) / (len(counts) * counts))
-    extra_images, extra_labels = [], []
-    rng = np.random.default_rng(seed)
-    for label, count in plan.items():
-        pool = (synthetic or train).where(label=label).images
-        if synthetic is not None and len(pool) < count:
-            raise UserError(
-                f"{arm} has {len(pool)} synthetic images of {label!r}, the plan asks for {count}: run synthesize"
-            )
-        rows = np.arange(count) if synthetic is not None else _repeats(len(pool), count, rng)
-        extra_images.append(pool[rows])
-        extra_labels.append(np.full(count, real.classes.index(label)))
-    added = sum(plan.values())
-    return TrainingSet(
-        np.concatenate([train.images, *extra_images]),
-        np.concatenate([labels, *extra_labels]),
-        np.full(len(labels) + added, arm == "classic"),
-    )
+def _predictions(job: Job, data: Data, params: Classify) -> pd.DataFrame:
+    """What the job's network says of all held-out images, from an interrupted run if that has come so far."""
+    images, table = held_out_images(job, data, params)
+    file = INTERRUPTED / f"{_fingerprint(job, data, params)}.npy"
+    if file.exists():
+        probabilities = np.load(file)
+        print(f"classify: {job.arm} with seed {job.seed} was trained before the interruption", flush=True)
+    else:
+        probabilities = train_and_predict(data.of(job), data.real, images, params, job.seed)
+        with curated.written_whole(file) as temporary, temporary.open("wb") as stream:
+            np.save(stream, probabilities)
+    columns = pd.DataFrame(probabilities, columns=[f"p_{label}" for label in data.real.classes])
+    columns = columns.assign(arm=job.arm, seed=job.seed, ratio=job.ratio, fraction=job.fraction, only=job.only)
+    return table.join(columns)
 
 
-def _repeats(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` indices below `n`, each used equally often but for the remainder."""
-    return np.concatenate([rng.permutation(n) for _ in range(-(-count // n))])[:count]
+def held_out_images(job: Job, data: Data, params: Classify) -> tuple[np.ndarray, pd.DataFrame]:
+    """Images (N, H, W) that a job is tested on, and their rows: image_id, patient_id, split, label.
+
+    Validation and test of the real set. With `params.cross` the networks of the arm `real` also see, as a split with
+    the name of each generator, as many of its images as there are real test images of the class.
+    """
+    held_out = data.real.keep((data.real.manifest["split"] != "train").to_numpy())
+    images, rows = [held_out.images], [held_out.manifest[["image_id", "patient_id", "split", "label"]]]
+    if params.cross and job.arm == "real" and job.main:
+        for name, label in ((name, label) for name in data.synthetic for label, n in data.plan.items() if n):
+            count = len(held_out.where(split="test", label=label).images)
+            images.append(first_images(data.synthetic[name], label, count, name))
+            ids = [f"{name}-{label}-{k}" for k in range(count)]
+            rows.append(pd.DataFrame({"image_id": ids, "patient_id": ids, "split": name, "label": label}))
+    return np.concatenate(images), pd.concat(rows, ignore_index=True)
 
 
-def classical_augmentation(seed: int) -> Augment:
-    """Changes that positioning and exposure make to a chest film; no flip, a chest has a left and a right."""
-    transform = A.Compose(
-        [
-            A.Affine(scale=(0.92, 1.08), translate_percent=(-0.06, 0.06), rotate=(-7, 7), p=1.0),
-            A.RandomBrightnessContrast(brightness_limit=0.12, contrast_limit=0.12, p=0.8),
-            A.GaussNoise(std_range=(0.0, 0.02), p=0.3),
-        ],
-        seed=seed,
-    )
-    return lambda image: transform(image=image)["image"]
+def train_and_predict(
+    chosen: TrainingSet, real: ImageSet, images: np.ndarray, params: Classify, seed: int
+) -> np.ndarray:
+    """Calibrated probabilities (N, K) of `images` (N, H, W) by a network trained on `chosen`.
 
-
-def batches(chosen: TrainingSet, batch: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Endless minibatches in shuffled epochs, the marked images augmented at each draw."""
-    rng, augment = np.random.default_rng(seed), classical_augmentation(seed)
-    order = np.empty(0, dtype=np.int64)
-    while True:
-        while len(order) < batch:
-            order = np.concatenate([order, rng.permutation(len(chosen.labels))])
-        rows, order = order[:batch], order[batch:]
-        images = chosen.images[rows]
-        for k in np.flatnonzero(chosen.changed[rows]):
-            images[k] = augment(images[k])
-        yield images, chosen.labels[rows]
-
-
-def _train_and_predict(chosen: TrainingSet, real: ImageSet, params: Classify, seed: int) -> pd.DataFrame:
-    """Predictions for validation and test: image_id, patient_id, split, label and the probability of every class."""
+    Its best point and its temperature are chosen on the validation split of `real`.
+    """
     config = ClassifierConfig(steps=params.steps, learning_rate=params.learning_rate, seed=seed)
-    network = train_classifier(batches(chosen, params.batch, seed), len(real.classes), config, chosen.class_weights)
-    held_out = (real.manifest["split"] != "train").to_numpy()
-    table = real.manifest.loc[held_out, ["image_id", "patient_id", "split", "label"]].reset_index(drop=True)
-    probabilities = predict(network, real.images[held_out])
-    return table.join(pd.DataFrame(probabilities, columns=[f"p_{label}" for label in real.classes]))
+    val = real.where(split="val")
+    build = architecture(params.network, real.images.shape[1])
+    stream = batches(chosen, params.batch, seed)
+    trained = train_classifier(stream, len(real.classes), config, chosen.class_weights, (val.images, val.labels), build)
+    return predict(trained, images)
+
+
+def architecture(name: str, side: int) -> Callable[[int], nn.Module]:
+    """What makes a network for a number of classes. Raises UserError where it cannot be had."""
+    if name == "small":
+        return Classifier
+    if side < 32:
+        raise UserError(f"classify.network densenet121 halves the side five times; {side} pixels are too few")
+    try:
+        from monai.networks.nets import DenseNet121
+    except ImportError:
+        raise UserError(
+            "classify.network densenet121 needs MONAI, which is not installed: pip install 'xraysynth[monai]'"
+        ) from None
+    return lambda classes: DenseNet121(spatial_dims=2, in_channels=1, out_channels=classes)
+
+
+def _fingerprint(job: Job, data: Data, params: Classify) -> str:
+    """Of all that decides what a training predicts."""
+    real = data.real.manifest[["image_id", "patient_id", "split", "label"]].to_csv(index=False)
+    synthetic = data.synthetic.get(GENERATOR_OF.get(job.arm, ""))
+    tested = {name: data.synthetic[name].digest for name in data.synthetic if params.cross and job.arm == "real"}
+    facts = [
+        *(FORMAT, astuple(job), data.real.digest, real, dict(data.plan), synthetic and synthetic.digest, tested),
+        *(params.network, params.steps, params.batch, params.learning_rate),
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

@@ -165,6 +165,8 @@ def classify(curated: Curated = CURATED, params: ParamsFile = params_module.PARA
     result = stage.run(curated, folders, IMBALANCE, DOWNSTREAM, PREDICTIONS, _params(params).classify)
     for arm, values in result["arms"].items():
         print(f"{arm}: AUPRC of rare classes {values[result['primary']]['mean']}, AUROC {values['auroc']['mean']}")
+    for warning in result["confounds"]["warnings"]:
+        print(f"warning: {warning}")
 
 
 @app.command()

@@ -1,98 +1,211 @@
 """From predictions to figures: the measures of every arm, and the differences that the verdict rests on."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tasks.params import CONTROL_ARMS, SYNTHETIC_ARMS, Classify
-from tasks.statistics import (
-    auroc,
-    average_precision,
-    class_offsets,
-    interval,
-    patient_weights,
-    recalls,
-)
+from tasks import statistics as st
+from tasks.differences import Difference, SeedVariance, paired_difference, seed_variance
+from tasks.params import CONTROL_ARMS, GENERATOR_OF, Classify
+from tasks.statistics import interval
 
 PRIMARY = "rare_auprc"  # no class can be named so that auprc_CLASS collides with it
-ALWAYS_COMPARED = ("duplicate", "real")
+ALWAYS_COMPARED = ("duplicate", "classic", "real")
+CURVE_RESAMPLES = 500  # bands need fewer than the ends of an interval
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The test split: labels (N,), patients (N,), weights (1 + B, N) of the resamples, the same for all arms."""
+
+    labels: np.ndarray
+    patients: np.ndarray
+    weights: np.ndarray
 
 
 def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], params: Classify) -> dict[str, Any]:
-    """Measures with patient-bootstrap intervals of every arm, and paired differences of the synthetic arms.
+    """Measures of every arm in `params.arms` and paired differences of the arms with synthetic images.
 
-    `predictions` has the columns arm, seed, split (val, test), image_id, patient_id, label and p_CLASS. A value is
-    the mean over the seeds. The primary measure is the mean area under the precision-recall curve of the rare
-    classes (of all classes where none is rare). The reference is the arm without synthetic images that is best on
-    validation; `duplicate` and `real` are always compared as well. Intervals are of the choice of test patients,
-    given these trained networks; those of differences are widened for the number of synthetic arms (Bonferroni).
+    `predictions` has the columns arm, seed, split (val, test), image_id, patient_id, label and p_CLASS, with the same
+    images in the same order for every arm and seed. A value is the mean over the seeds. The primary measure is the
+    mean area under the precision-recall curve of the rare classes (of all classes where none is rare). Intervals of
+    arms are of the choice of test patients (percentiles of a bootstrap), given these trained networks. Those of
+    differences are of the patients and of the seeds (`tasks.differences`).
+
+    The candidate is the arm with synthetic images that is best on validation, the reference the best without;
+    `duplicate`, `classic` and `real` are always compared as well. Seeds that are lucky on validation may be so on
+    test, so intervals of differences are corrected for the number of arms among which the candidate was chosen
+    (Bonferroni), those by class for the number of rare classes too. They are not for the number of controls: the
+    verdict asks for an effect against all of them, an intersection-union test (Berger 1982), whose level is that of
+    each.
     """
     focus = [classes.index(label) for label in rare or classes]
-    measured = {arm: _measure(predictions[predictions["arm"] == arm], classes, focus, params) for arm in params.arms}
-    arms = {
-        arm: {name: interval(values, params.confidence) for name, values in measures.items() if name != "validation"}
-        for arm, measures in measured.items()
-    }
-    controls = [arm for arm in params.arms if arm in CONTROL_ARMS]
-    synthetic = [arm for arm in params.arms if arm in SYNTHETIC_ARMS]
-    result: dict[str, Any] = {"primary": PRIMARY, "rare": rare, "classes": classes, "arms": arms}
-    result["test"] = _test_counts(predictions)
-    result["seeds"] = params.seeds
-    if not controls or not synthetic:
-        return result
-    validation = {arm: float(measured[arm]["validation"][0]) for arm in params.arms}
-    best_control = max(controls, key=lambda arm: validation[arm])
-    best_synthetic = max(synthetic, key=lambda arm: validation[arm])
-    confidence = 1 - (1 - params.confidence) / len(synthetic)
-    result["comparison"] = {
-        "reference": best_control,
-        "candidate": best_synthetic,
-        "confidence": round(confidence, 4),
-        "differences": {
-            arm: {
-                control: interval(measured[arm][PRIMARY] - measured[control][PRIMARY], confidence)
-                for control in dict.fromkeys([best_control, *(c for c in ALWAYS_COMPARED if c in controls)])
-            }
-            for arm in synthetic
+    main: dict[str, pd.DataFrame] = {arm: predictions[predictions["arm"] == arm] for arm in params.arms}
+    test = held_out(main[params.arms[0]], classes, params.bootstrap)
+    measured = {arm: measure(rows, classes, focus, test) for arm, rows in main.items()}
+    means = {arm: {name: values.mean(0) for name, values in found.items()} for arm, found in measured.items()}
+    result: dict[str, Any] = {
+        "primary": PRIMARY,
+        "rare": rare,
+        "classes": classes,
+        "arms": {
+            arm: {name: interval(values, params.confidence) for name, values in found.items() if name != "validation"}
+            for arm, found in means.items()
         },
+        "test": _test_counts(predictions),
+        "seeds": params.seeds,
+        "confusion": {arm: _confusion(rows, classes, test) for arm, rows in main.items()},
+        "curves": {arm: _curves(rows, classes, focus, test, params.confidence) for arm, rows in main.items()},
     }
+    validation = {arm: float(found["validation"][0]) for arm, found in means.items()}
+    controls = [arm for arm in main if arm in CONTROL_ARMS]
+    synthetic = [arm for arm in main if arm in GENERATOR_OF]
+    if controls and synthetic:
+        result["comparison"] = _differences(measured, validation, controls, synthetic, result, test, params)
     return result
 
 
-def _measure(rows: pd.DataFrame, classes: list[str], focus: list[int], params: Classify) -> dict[str, np.ndarray]:
-    """Every measure as (1 + resamples,) values, the mean over the seeds; `validation` is the primary one there."""
-    columns = [f"p_{label}" for label in classes]
-    per_seed: list[dict[str, np.ndarray]] = []
-    for _, of_seed in rows.groupby("seed"):
-        val, test = (of_seed[of_seed["split"] == split] for split in ("val", "test"))
-        labels = _codes(test["label"], classes)
-        # The same resamples of patients for every arm and seed: differences are paired.
-        weights = patient_weights(test["patient_id"].to_numpy(), params.bootstrap, seed=0)
-        scores = test[columns].to_numpy()
-        val_labels, val_scores = _codes(val["label"], classes), val[columns].to_numpy()
-        offsets = class_offsets(val_scores, val_labels)
-        recall = recalls((np.log(np.clip(scores, 1e-9, None)) + offsets).argmax(1), labels, len(classes), weights)
-        precision = [average_precision(scores[:, k], labels == k, weights) for k in range(len(classes))]
-        one = np.ones((1, len(val)))
-        val_precision = [average_precision(val_scores[:, k], val_labels == k, one) for k in focus]
-        per_seed.append(
-            {
-                "auroc": np.mean([auroc(scores[:, k], labels == k, weights) for k in range(len(classes))], axis=0),
-                PRIMARY: np.mean([precision[k] for k in focus], axis=0),
-                "balanced_accuracy": recall.mean(0),
-                **{f"recall_{label}": recall[k] for k, label in enumerate(classes)},
-                **{f"auprc_{label}": precision[k] for k, label in enumerate(classes)},
-                "validation": np.array([_mean_or(val_precision, 0.0)]),
+def _differences(
+    measured: dict[str, dict[str, np.ndarray]],
+    validation: dict[str, float],
+    controls: list[str],
+    synthetic: list[str],
+    result: dict[str, Any],
+    test: HeldOut,
+    params: Classify,
+) -> dict[str, Any]:
+    """The part `comparison` of the result."""
+    reference = max(controls, key=lambda arm: validation[arm])
+    compared = list(dict.fromkeys([reference, *(arm for arm in ALWAYS_COMPARED if arm in controls)]))
+    focus = result["rare"] or result["classes"]
+    patients = {label: len(np.unique(test.patients[test.labels == result["classes"].index(label)])) for label in focus}
+
+    def of(name: str, fewest: int) -> dict[str, dict[str, Difference]]:
+        between = _between({arm: found[name] for arm, found in measured.items()})
+        return {
+            arm: {
+                control: paired_difference(measured[arm][name], measured[control][name], fewest, between)
+                for control in compared
             }
-        )
-    return {name: np.mean([measures[name] for measures in per_seed], axis=0) for name in per_seed[0]}
+            for arm in synthetic
+        }
+
+    def intervals(found: dict[str, dict[str, Difference]], level: float) -> dict[str, Any]:
+        return {arm: {control: d.interval(level) for control, d in by.items()} for arm, by in found.items()}
+
+    confidence = 1 - (1 - params.confidence) / len(synthetic)
+    by_class = 1 - (1 - confidence) / len(focus)
+    found = of(PRIMARY, min(patients.values()))
+    return {
+        "reference": reference,
+        "candidate": max(synthetic, key=lambda arm: validation[arm]),
+        "confidence": round(confidence, 4),
+        "differences": intervals(found, confidence),
+        "minimum_effect": {
+            arm: {control: d.minimum_effect(confidence) for control, d in by.items()} for arm, by in found.items()
+        },
+        "confidence_by_class": round(by_class, 4),
+        "by_class": {label: intervals(of(f"auprc_{label}", patients[label]), by_class) for label in focus},
+    }
+
+
+def _between(values: dict[str, np.ndarray]) -> SeedVariance:
+    """How much training varies, from (S, 1 + B) values of every arm."""
+    return seed_variance(np.stack([of_arm[:, 0] for of_arm in values.values()]))
+
+
+def held_out(rows: pd.DataFrame, classes: list[str], resamples: int) -> HeldOut:
+    """The test images of one arm's rows, and resamples of their patients."""
+    one = rows[(rows["seed"] == rows["seed"].iloc[0]) & (rows["split"] == "test")]
+    patients = one["patient_id"].to_numpy().astype(str)
+    return HeldOut(_codes(one["label"], classes), patients, st.patient_weights(patients, resamples, seed=0))
+
+
+def measure(rows: pd.DataFrame, classes: list[str], focus: list[int], test: HeldOut) -> dict[str, np.ndarray]:
+    """Every measure of one arm as (seeds, 1 + resamples) values; `validation` is the primary one there, (seeds, 1)."""
+    per_seed = [_measure(of_seed, classes, focus, test) for _, of_seed in rows.groupby("seed")]
+    return {name: np.stack([measures[name] for measures in per_seed]) for name in per_seed[0]}
+
+
+def _measure(rows: pd.DataFrame, classes: list[str], focus: list[int], test: HeldOut) -> dict[str, np.ndarray]:
+    scores, predicted = _test_scores(rows, classes)
+    labels, weights, each = test.labels, test.weights, range(len(classes))
+    recall = st.recalls(predicted, labels, len(classes), weights)
+    precision = st.precisions(predicted, labels, len(classes), weights)
+    areas = [st.average_precision(scores[:, k], labels == k, weights) for k in each]
+    val = rows[rows["split"] == "val"]
+    val_labels, val_scores = _codes(val["label"], classes), val[_columns(classes)].to_numpy()
+    one = np.ones((1, len(val)))
+    val_areas = [st.average_precision(val_scores[:, k], val_labels == k, one) for k in focus]
+    return {
+        "auroc": np.mean([st.auroc(scores[:, k], labels == k, weights) for k in each], axis=0),
+        PRIMARY: np.mean([areas[k] for k in focus], axis=0),
+        "balanced_accuracy": recall.mean(0),
+        "macro_f1": st.macro_f1(predicted, labels, len(classes), weights),
+        "sensitivity_at_90_specificity": np.mean(
+            [st.sensitivity_at(scores[:, k], labels == k, weights) for k in focus], axis=0
+        ),
+        "ece": st.calibration_error(scores, labels, weights),
+        "brier": st.brier_score(scores, labels, weights),
+        **{f"recall_{label}": recall[k] for k, label in enumerate(classes)},
+        **{f"precision_{label}": precision[k] for k, label in enumerate(classes)},
+        **{f"auprc_{label}": areas[k] for k, label in enumerate(classes)},
+        "validation": np.array([_mean_or(val_areas, 0.0)]),
+    }
+
+
+def _test_scores(rows: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (N, K) of the test images by one network, and their classes (N,) at its operating point."""
+    val, test = (rows[rows["split"] == split] for split in ("val", "test"))
+    scores = test[_columns(classes)].to_numpy()
+    offsets = st.class_offsets(val[_columns(classes)].to_numpy(), _codes(val["label"], classes))
+    return scores, (np.log(np.clip(scores, 1e-9, None)) + offsets).argmax(1)
+
+
+def _confusion(rows: pd.DataFrame, classes: list[str], test: HeldOut) -> list[list[float]]:
+    """Mean over the seeds."""
+    found = [
+        st.confusion(_test_scores(of_seed, classes)[1], test.labels, len(classes))
+        for _, of_seed in rows.groupby("seed")
+    ]
+    return [[round(float(share), 4) for share in row] for row in np.mean(found, axis=0)]
+
+
+def _curves(
+    rows: pd.DataFrame, classes: list[str], focus: list[int], test: HeldOut, confidence: float
+) -> dict[str, Any]:
+    """ROC and precision-recall curves of the classes in focus: means over the seeds, bands of the resamples."""
+    weights = test.weights[: CURVE_RESAMPLES + 1]
+    scores = [of_seed.loc[of_seed["split"] == "test", _columns(classes)] for _, of_seed in rows.groupby("seed")]
+    return {
+        classes[k]: {
+            name: _band(
+                [curve(of_seed.iloc[:, k].to_numpy(), test.labels == k, weights) for of_seed in scores], confidence
+            )
+            for name, curve in (("roc", st.roc_curve), ("pr", st.precision_recall_curve))
+        }
+        for k in focus
+        if (test.labels == k).any() and not (test.labels == k).all()
+    }
+
+
+def _band(curves: list[np.ndarray], confidence: float) -> dict[str, list[float | None]]:
+    values = np.mean(curves, axis=0)
+    low, high = np.nanquantile(values[1:], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    rows = {"x": st.GRID, "mean": values[0], "low": low, "high": high}
+    return {name: [round(float(v), 4) if np.isfinite(v) else None for v in row] for name, row in rows.items()}
 
 
 def _mean_or(values: list[np.ndarray], otherwise: float) -> float:
     """The mean of those that exist: a rare class may have no validation image."""
     finite = [float(value[0]) for value in values if np.isfinite(value[0])]
     return float(np.mean(finite)) if finite else otherwise
+
+
+def _columns(classes: list[str]) -> list[str]:
+    return [f"p_{label}" for label in classes]
 
 
 def _codes(labels: pd.Series, classes: list[str]) -> np.ndarray:

@@ -127,6 +127,10 @@ class ImageSet:
         keep = np.ones(len(self.manifest), dtype=bool)
         for column, value in columns.items():
             keep &= (self.manifest[column] == value).to_numpy()
+        return self.keep(keep)
+
+    def keep(self, keep: np.ndarray) -> "ImageSet":
+        """The rows that bool `keep` (N,) marks."""
         return ImageSet(self.images[keep], self.manifest[keep].reset_index(drop=True), self.classes, self.digest)
 
 

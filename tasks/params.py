@@ -22,9 +22,10 @@ PARAMS_FILE = Path("params.yaml")
 
 GanName = Literal["msg_gan", "msg_sagan"]
 ControlArm = Literal["real", "class_weight", "duplicate", "classic"]
-Arm = Literal[ControlArm, GanName]
-SYNTHETIC_ARMS: tuple[str, ...] = get_args(GanName)
+Arm = Literal[ControlArm, GanName, "classic+msg_sagan"]
+SYNTHETIC_ARMS: tuple[str, ...] = get_args(GanName)  # named after the generator whose images they add
 CONTROL_ARMS: tuple[str, ...] = get_args(ControlArm)
+GENERATOR_OF = {**{name: name for name in SYNTHETIC_ARMS}, "classic+msg_sagan": "msg_sagan"}  # of arms with synthetic
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -155,13 +156,18 @@ class Classify(Section):
         "classic",
         "msg_gan",
         "msg_sagan",
+        "classic+msg_sagan",
     ]
     seeds: Annotated[list[Seed], Field(min_length=2), AfterValidator(_unique)] = [0, 1]
+    network: Literal["small", "densenet121"] = "small"
     steps: Count = 250
     batch: Annotated[int, Field(ge=2)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    ratios: Annotated[list[Share], AfterValidator(_unique)] = []
+    real_fractions: Annotated[list[Share], AfterValidator(_unique)] = []
+    cross: bool = False
 
 
 class Report(Section):

@@ -75,9 +75,10 @@ def _gather(inputs: Inputs, params: Params) -> dict[str, Any]:
     quality = {name: _json(path) for name, path in inputs.quality.items()}
     histories = {name: pd.read_csv(folder / "history.csv") for name, folder in inputs.models.items()}
     synthetic = {name: curated.load(folder) for name, folder in inputs.synthetic.items()}
+    screening = {name: _json(folder / "dataset.json").get("screening") for name, folder in inputs.synthetic.items()}
     compared = "comparison" in downstream
     return {
-        "verdict": decide(downstream, imbalance["plan"]),
+        "verdict": decide(downstream, imbalance["plan"], quality, screening),
         "forest": _picture(plots.png(plots.forest(downstream["comparison"]["differences"]))) if compared else None,
         "imbalance": imbalance,
         "counts": _picture((inputs.imbalance_plots / "counts.png").read_bytes()),

@@ -6,6 +6,8 @@ one pass over the sorted scores serves all resamples. Row 0 of `patient_weights`
 
 import numpy as np
 
+GRID = np.linspace(0, 1, 101)  # of the curves: false-positive rates or recalls
+
 
 def patient_weights(patients: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Weights (1 + resamples, N): ones, then patients drawn with replacement, all their images together."""
@@ -37,6 +39,73 @@ def average_precision(scores: np.ndarray, positive: np.ndarray, weights: np.ndar
     true, false = _cumulated(scores, positive, weights)
     gained = np.diff(true, axis=1, prepend=0)
     return _divide((gained * _divide(true, true + false, 0.0)).sum(1), true[:, -1])
+
+
+def sensitivity_at(
+    scores: np.ndarray, positive: np.ndarray, weights: np.ndarray, specificity: float = 0.9
+) -> np.ndarray:
+    """The highest sensitivity at a threshold whose specificity is at least `specificity`; no interpolation."""
+    true, false = _cumulated(scores, positive, weights)
+    allowed = false <= (1 - specificity) * false[:, -1:] + 1e-9
+    return np.where(false[:, -1] > 0, _divide((true * allowed).max(1), true[:, -1]), np.nan)
+
+
+def roc_curve(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sensitivity (B, 101) at the false-positive rates of GRID, linear between thresholds; NaN without a side."""
+    true, false = (np.pad(part, ((0, 0), (1, 0))) for part in _cumulated(scores, positive, weights))
+    x, y = _divide(false, false[:, -1:]), _divide(true, true[:, -1:])
+    return np.stack([np.interp(GRID, a, b) for a, b in zip(x, y, strict=True)])
+
+
+def precision_recall_curve(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Precision (B, 101) at the highest threshold that reaches each recall of GRID; steps, as in the AUPRC."""
+    true, false = _cumulated(scores, positive, weights)
+    precision = _divide(true, true + false)
+    reached = _divide(true, true[:, -1:])
+    last = precision.shape[1] - 1
+    # At recall 0 the first threshold with a hit counts, as the first step of the area does.
+    wanted = np.maximum(GRID - 1e-9, 1e-12)
+    rows = [p[np.minimum(np.searchsorted(r, wanted), last)] for p, r in zip(precision, reached, strict=True)]
+    return np.where(true[:, -1:] > 0, np.stack(rows), np.nan)
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray, bins: int = 15) -> np.ndarray:
+    """Expected calibration error of the likeliest class (Guo et al. 2017) in `bins` bins of equal width."""
+    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
+    bin_of = np.minimum((sure * bins).astype(int), bins - 1)
+    gaps = np.zeros((len(labels), bins))
+    gaps[np.arange(len(labels)), bin_of] = right - sure
+    return _divide(np.abs(weights @ gaps).sum(1), weights.sum(1))
+
+
+def brier_score(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Half the squared distance to the truth, in [0, 1]: for two classes the usual Brier score."""
+    distances = ((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(1) / 2
+    return _divide(weights @ distances, weights.sum(1))
+
+
+def precisions(predicted: np.ndarray, labels: np.ndarray, classes: int, weights: np.ndarray) -> np.ndarray:
+    """Precision of each class: (classes, B); NaN where nothing is called so."""
+    correct = (predicted == labels) * weights
+    called = [predicted == k for k in range(classes)]
+    return np.stack([_divide(correct[:, of].sum(1), weights[:, of].sum(1)) for of in called])
+
+
+def macro_f1(predicted: np.ndarray, labels: np.ndarray, classes: int, weights: np.ndarray) -> np.ndarray:
+    """Mean over the classes of F1 = 2 TP / (2 TP + FP + FN); NaN where a class has no image."""
+    correct = (predicted == labels) * weights
+    scores = []
+    for k in range(classes):
+        true, there = correct[:, labels == k].sum(1), weights[:, labels == k].sum(1)
+        scores.append(np.where(there > 0, _divide(2 * true, there + weights[:, predicted == k].sum(1)), np.nan))
+    return np.mean(scores, axis=0)
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Shares (classes, classes): of the images of a true class (row) those called each class; 0 for one without."""
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (labels, predicted), 1)
+    return _divide(counts, counts.sum(1, keepdims=True), 0.0)
 
 
 def recalls(predicted: np.ndarray, labels: np.ndarray, classes: int, weights: np.ndarray) -> np.ndarray:

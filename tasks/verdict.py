@@ -1,22 +1,37 @@
 """One sentence with numbers: do synthetic images of the rare classes help here?"""
 
+from collections.abc import Mapping
 from typing import Any
+
+from tasks.differences import MIN_PATIENTS
+from tasks.gates import diversity, memorisation
+from tasks.params import GENERATOR_OF
 
 WORDS = {
     "helps": "Synthetic images help",
     "harms": "Synthetic images harm",
     "no evidence": "No evidence that synthetic images help",
 }
+RATIO = 1.0  # of the plan: what the arms that are compared add; other ratios are a sweep, which no verdict looks at
 
 
-def decide(downstream: dict[str, Any], plan: dict[str, int]) -> dict[str, Any]:
-    """The verdict from the comparison of stage `classify`.
+def decide(
+    downstream: dict[str, Any],
+    plan: dict[str, int],
+    quality: Mapping[str, Mapping[str, Any]] | None = None,
+    screening: Mapping[str, Mapping[str, Any] | None] | None = None,
+) -> dict[str, Any]:
+    """The verdict from the comparison of stage `classify`, and from what was measured of the generators by name.
 
-    It is about the synthetic arm that is best on validation, against every control that is compared: the best arm
-    without synthetic images (also by validation), `duplicate`, which differs in nothing but repeated real images in
-    place of synthetic ones, and `real`. *helps*: the intervals of all differences lie above 0; *harms*: all lie below
-    and `real` is among them; else *no evidence*. So being no match for another remedy is not harm, and beating an
-    untreated classifier is not help. Where no class is rare: *not needed*.
+    It is about the arm with synthetic images that is best on validation, against every control that is compared: the
+    best arm without synthetic images (also by validation), `duplicate`, which differs in nothing but repeated real
+    images in place of synthetic ones, `classic`, the cheap remedy, and `real`. *helps*: the intervals of all
+    differences lie above 0; *harms*: all lie below and `real` is among them; else *no evidence*. So being no match for
+    another remedy is not harm, and beating an untreated classifier is not help. Where no class is rare: *not needed*.
+
+    `quality` and `screening` open or close the gates of the candidate's generator (`tasks.gates`). They don't change
+    the verdict: whether images help and whether they may be used are two questions, and one word that mixes them
+    would answer neither. But help that must not be had is never stated alone: the sentence of *helps* then says so.
     """
     if not sum(plan.values()):
         return {"verdict": "not needed", "sentence": "No class is rare enough to synthesise images of it."}
@@ -25,27 +40,51 @@ def decide(downstream: dict[str, Any], plan: dict[str, int]) -> dict[str, Any]:
     comparison = downstream["comparison"]
     candidate, reference = comparison["candidate"], comparison["reference"]
     differences = comparison["differences"][candidate]
-    verdict = "no evidence"
-    if all(d["low"] is not None for d in differences.values()):
-        if all(d["low"] > 0 for d in differences.values()):
-            verdict = "helps"
-        elif "real" in differences and all(d["high"] < 0 for d in differences.values()):
-            verdict = "harms"
+    by_class = {label: found[candidate] for label, found in comparison["by_class"].items()}
+    verdict = _word(differences)
+    classes = [label for label, found in by_class.items() if _word(found) == verdict != "no evidence"]
+    model = GENERATOR_OF[candidate]
+    gates = {
+        "memorisation": memorisation(model, (screening or {}).get(model), plan),
+        "diversity": diversity(model, (quality or {}).get(model), plan),
+    }
+    sentence = f"{WORDS[verdict]}: {_numbers(downstream, candidate, reference, differences, classes)}"
+    closed = [gate["why"] for gate in gates.values() if not gate["passed"]]
+    if verdict == "helps" and closed:
+        sentence += f" But they are not to be used as they are: {' '.join(closed)}"
     return {
         "verdict": verdict,
-        "sentence": f"{WORDS[verdict]}: {_numbers(downstream, candidate, reference, differences)}",
+        "sentence": sentence,
         "candidate": candidate,
         "reference": reference,
+        "classes": classes,
         "differences": differences,
+        "by_class": by_class,
         "confidence": comparison["confidence"],
+        "minimum_effect": comparison["minimum_effect"][candidate],
+        "ratio": RATIO,
+        "gates": gates,
     }
 
 
-def _numbers(downstream: dict[str, Any], candidate: str, reference: str, differences: dict[str, Any]) -> str:
+def _word(differences: Mapping[str, Mapping[str, float | None]]) -> str:
+    """What differences against every control say together."""
+    lows, highs = ([d[end] for d in differences.values()] for end in ("low", "high"))
+    if all(low is not None and low > 0 for low in lows):
+        return "helps"
+    if "real" in differences and all(high is not None and high < 0 for high in highs):
+        return "harms"
+    return "no evidence"
+
+
+def _numbers(
+    downstream: dict[str, Any], candidate: str, reference: str, differences: dict[str, Any], classes: list[str]
+) -> str:
     rare = " and ".join(downstream["rare"])
     if differences[reference]["mean"] is None:
         return f"the test split holds no image of {rare} to measure it on."
-    confidence = f"{100 * downstream['comparison']['confidence']:g} %"
+    comparison = downstream["comparison"]
+    confidence = f"{100 * comparison['confidence']:.3g} %"
     names = {
         control: f"{control} (on validation the best arm without them)" if control == reference else control
         for control in differences
@@ -53,10 +92,17 @@ def _numbers(downstream: dict[str, Any], candidate: str, reference: str, differe
     changes = " and ".join(
         f"by {_change(d, confidence)} against {names[control]}" for control, d in differences.items()
     )
-    return (
-        f"with {candidate} the area under the precision–recall curve of {rare} changes {changes}; "
-        f"intervals over {downstream['test']['patients']} test patients, {len(downstream['seeds'])} seeds averaged."
+    numbers = (
+        f"with {candidate}, which adds as many as the plan asks for, the area under the precision–recall curve of "
+        f"{rare} changes {changes}; intervals over {downstream['test']['patients']} test patients and "
+        f"{len(downstream['seeds'])} seeds."
     )
+    if classes and len(downstream["rare"]) > 1:
+        numbers += f" Taken alone, it does so for {' and '.join(classes)}."
+    effect = comparison["minimum_effect"][candidate][reference]
+    if effect is None:
+        return f"{numbers} A class has fewer than {MIN_PATIENTS} test patients: too few for an interval."
+    return f"{numbers} A true change of {effect:.3f} against {reference} would have been seen four times in five."
 
 
 def _change(difference: dict[str, float | None], confidence: str) -> str:

@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 
 import numpy as np
+import pytest
+import torch
+from torch import nn
 
-from model.classifier import ClassifierConfig, predict, train_classifier
+from model.classifier import ClassifierConfig, calibrated_loss, logits, predict, train_classifier
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
@@ -43,3 +46,66 @@ def test_class_weights_shift_the_balance() -> None:
         for w in (None, weights)
     )
     assert weighted > plain + 0.2
+
+
+class Fading(nn.Module):
+    """Knows the answer until it has been trained for `good` steps, and then turns it around."""
+
+    def __init__(self, good: int) -> None:
+        super().__init__()
+        self.good, self.scale = good, nn.Parameter(torch.ones(()))
+        self.register_buffer("steps", torch.zeros(()))
+        self.steps: torch.Tensor
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.steps = self.steps + 1
+        sign = 1.0 if self.steps <= self.good else -1.0
+        bright = (images.mean((1, 2, 3)) - 0.55) * 20 * sign * self.scale
+        return torch.stack([-bright, bright], dim=1)
+
+
+@pytest.mark.parametrize("good", [20, 35, 99])
+def test_the_best_point_on_validation_is_kept(good: int) -> None:
+    images, labels = next(bright_or_dark())
+    config = ClassifierConfig(steps=50, learning_rate=1e-3)
+    trained = train_classifier(bright_or_dark(), 2, config, validation=(images, labels), build=lambda _: Fading(good))
+    assert trained.step <= good
+    assert (predict(trained, images).argmax(1) == labels).mean() > 0.8
+    last = train_classifier(bright_or_dark(), 2, config, build=lambda _: Fading(good))
+    assert last.step == 50
+    assert ((predict(last, images).argmax(1) == labels).mean() > 0.8) == (good > 50)
+
+
+def test_a_rare_class_counts_as_much_as_a_common_one_and_may_be_missing() -> None:
+    labels = np.array([0] * 95 + [1] * 5)
+    good = np.stack([np.zeros(100), np.where(labels, 3.0, -3.0)], axis=1)
+    misses_rare, misses_common = good.copy(), good.copy()
+    misses_rare[95:, 1] = -3
+    misses_common[:5, 1] = 3
+    balance = 1 / np.bincount(labels)[labels]
+    best, rare, common = (calibrated_loss(x, labels, balance)[0] for x in (good, misses_rare, misses_common))
+    assert best < common < rare
+    only_common = np.zeros(20, int)
+    assert np.isfinite(calibrated_loss(good[:20], only_common, np.ones(20))[0])
+
+
+def test_the_temperature_undoes_overconfidence_and_never_calls_a_flawless_network_certain() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(0, 1.5, 2000)
+    labels = (rng.random(2000) < 1 / (1 + np.exp(-true))).astype(int)
+    overconfident = np.stack([np.zeros(2000), 4 * true], axis=1)
+    loss, temperature = calibrated_loss(overconfident, labels, np.ones(2000))
+    assert temperature == np.clip(temperature, 3.5, 4.5)
+    assert calibrated_loss(overconfident / 4, labels, np.ones(2000))[0] == pytest.approx(loss, abs=1e-3)
+    flawless = np.stack([np.zeros(20), np.where(np.arange(20) % 2, 1.0, -1.0)], axis=1)
+    _, temperature = calibrated_loss(flawless, np.arange(20) % 2, np.ones(20))
+    assert 0.85 < 1 / (1 + np.exp(-1 / temperature)) < 0.95  # (10 + 1) / (10 + 2)
+
+
+def test_probabilities_are_those_of_the_logits_at_the_temperature() -> None:
+    images, labels = next(bright_or_dark(contrast=20))
+    trained = train_classifier(bright_or_dark(contrast=20), 2, ClassifierConfig(steps=20), None, (images, labels))
+    assert not trained.network.training
+    expected = torch.from_numpy(logits(trained.network, images) / trained.temperature).softmax(1).numpy()
+    np.testing.assert_allclose(predict(trained, images), expected)

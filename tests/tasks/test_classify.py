@@ -1,88 +1,179 @@
-"""What each arm is trained on, and that test images stay out of it."""
+"""The stage as a whole on a small set: what it writes, its sweeps, and that an interruption changes nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+import yaml
 
-from tasks import curated
-from tasks.classify import batches, training_set
-from tasks.curated import ImageSet
+from tasks import classify, curated
+from tasks.arms import Job
 from tasks.errors import UserError
+from tasks.params import Classify
 from tests.tasks.sets import write_set
 
-PLAN = {"rare": 24}
+ROOT = Path(__file__).resolve().parents[2]
+OUTPUTS = ("downstream.json", "predictions.csv")
+SWEPT = Classify(
+    arms=["real", "duplicate", "msg_gan", "classic+msg_sagan"],
+    steps=6,
+    batch=8,
+    bootstrap=100,
+    ratios=[0.5],
+    real_fractions=[0.5],
+    cross=True,
+)
+
+
+def prepare(folder: Path) -> Path:
+    write_set(folder / "data/curated")
+    for seed, name in enumerate(("msg_gan", "msg_sagan"), start=1):
+        write_set(folder / "data/synthetic" / name, seed)
+    (folder / "reports").mkdir()
+    (folder / "reports/imbalance.json").write_text(json.dumps({"plan": {"rare": 12}, "rare": ["rare"]}))
+    return folder
+
+
+def run(params: Classify) -> dict[str, Any]:
+    """The stage in the working folder."""
+    folders = {name: Path("data/synthetic") / name for name in ("msg_gan", "msg_sagan")}
+    plan, out, predictions = (Path("reports") / name for name in ("imbalance.json", *OUTPUTS))
+    return classify.run(Path("data/curated"), folders, plan, out, predictions, params)
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    return curated.load(write_set(tmp_path_factory.mktemp("sets") / "real"))
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = prepare(tmp_path_factory.mktemp("classify") / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, run(SWEPT)
 
 
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    images = curated.load(write_set(tmp_path_factory.mktemp("sets") / "synthetic", seed=1))
-    doubled = np.concatenate([images.images, images.images])
-    manifest = images.manifest.loc[list(images.manifest.index) * 2].reset_index(drop=True)
-    return ImageSet(doubled, manifest, images.classes, images.digest)
+def test_what_is_written_is_whole_and_free_of_patients(swept: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = swept
+    text = (folder / "reports/downstream.json").read_text()
+    assert json.loads(text) == result
+    assert not {f'"{name}"' for name in curated.load(folder / "data/curated").manifest["patient_id"]} & set(
+        text.split()
+    )
+    assert list(result["arms"]) == list(result["confusion"]) == list(result["curves"]) == SWEPT.arms
+    measures = {"macro_f1", "sensitivity_at_90_specificity", "ece", "brier", "precision_rare", "recall_rare"}
+    for arm in SWEPT.arms:
+        assert measures < set(result["arms"][arm])
+        assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in result["confusion"][arm])
+        for curve in result["curves"][arm]["rare"].values():
+            assert [len(curve[part]) for part in ("x", "mean", "low", "high")] == [101] * 4
+    assert not (folder / ".xraysynth/classify").exists()
 
 
-def rows_of(images: np.ndarray) -> set[bytes]:
-    return {image.tobytes() for image in images}
+def test_sweeps_hold_every_value_and_the_main_experiment(swept: tuple[Path, dict[str, Any]]) -> None:
+    _, result = swept
+    found = result["sweeps"]
+    adding = ["duplicate", "msg_gan", "classic+msg_sagan"]
+    assert [(row["arm"], row["ratio"]) for row in found["ratio"]] == [(a, r) for a in adding for r in (0.5, 1.0)]
+    assert [(row["arm"], row["fraction"]) for row in found["real_fraction"]] == [
+        (a, f) for a in adding for f in (0.5, 1.0)
+    ]
+    for row in [*found["ratio"][1::2], *found["real_fraction"][1::2]]:
+        assert row["rare_auprc"] == result["arms"][row["arm"]]["rare_auprc"]
 
 
-@pytest.mark.parametrize("arm", ["real", "class_weight", "duplicate", "classic", "msg_gan"])
-def test_arms_differ_in_what_they_add_and_never_see_held_out_images(
-    arm: str, real: ImageSet, synthetic: ImageSet
+def test_cross_puts_real_and_synthetic_in_each_others_place(swept: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = swept
+    pairs = [(row["trained_on"], row["tested_on"]) for row in result["cross"]]
+    assert pairs == [("real", "real"), ("msg_gan", "real"), ("real", "msg_gan")]
+    assert result["cross"][0]["auroc"] == result["arms"]["real"]["auroc"]
+    predictions = pd.read_csv(folder / "reports/predictions.csv")
+    tests = predictions[(predictions["arm"] == "real") & (predictions["seed"] == 0)]["split"].value_counts()
+    real = predictions[(predictions["split"] == "test") & (predictions["label"] == "rare")]["image_id"].nunique()
+    assert tests["msg_gan"] == real
+
+
+def test_killed_and_run_again_gives_the_same_bytes(
+    swept: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    chosen = training_set(arm, real, synthetic if arm == "msg_gan" else None, PLAN, seed=0)
-    train, held_out = real.where(split="train"), rows_of(real.where(split="val").images)
-    held_out |= rows_of(real.where(split="test").images)
-    n = len(train.images)
-    np.testing.assert_array_equal(chosen.images[:n], train.images)
-    assert not rows_of(chosen.images) & held_out
-    added = chosen.images[n:]
-    if arm in ("real", "class_weight"):
-        assert len(added) == 0
-        assert (chosen.class_weights is not None) == (arm == "class_weight")
-        return
-    assert chosen.labels[n:].tolist() == [1] * 24
-    assert (chosen.changed == (arm == "classic")).all()
-    rare = rows_of(synthetic.where(label="rare").images if arm == "msg_gan" else train.where(label="rare").images)
-    assert rows_of(added) <= rare
+    """SIGKILL as soon as two trainings are kept: those are not repeated, and nothing differs in the end."""
+    whole, broken = prepare(tmp_path / "whole"), prepare(tmp_path / "broken")
+    for folder in (whole, broken):
+        shutil.copy(swept[0] / "mlflow.db", folder)  # making one takes seconds
+    params = Classify(arms=["real", "duplicate", "msg_gan"], steps=10, batch=16, bootstrap=100)
+    monkeypatch.chdir(whole)
+    run(params)
+    monkeypatch.chdir(broken)
+    code = f"from tests.tasks.test_classify import Classify, run; run(Classify(**{params.model_dump()!r}))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
+    kept = broken / ".xraysynth/classify"
+    while process.poll() is None and len(list(kept.glob("*.npy"))) < 2:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = len(list(kept.glob("*.npy")))
+    assert 2 <= before < 6
+    capsys.readouterr()
+    run(params)
+    assert capsys.readouterr().out.count("was trained before the interruption") == before
+    for name in OUTPUTS:
+        assert (broken / "reports" / name).read_bytes() == (whole / "reports" / name).read_bytes()
+    assert not kept.exists()
 
 
-def test_class_weights_are_balanced(real: ImageSet) -> None:
-    chosen = training_set("class_weight", real, None, PLAN, 0)
-    assert chosen.class_weights is not None
-    weight = [chosen.class_weights[k] * (chosen.labels == k).sum() for k in range(2)]
-    assert weight[0] == pytest.approx(weight[1])
+def test_kept_predictions_are_of_the_same_data_and_params_only(tmp_path: Path) -> None:
+    real = curated.load(write_set(tmp_path / "real"))
+    other = curated.load(write_set(tmp_path / "other", seed=5))
+    job = Job("msg_gan", 0)
+    data = classify.Data(real, {"msg_gan": other}, {"rare": 12})
+    params = Classify()
+    moved = real.manifest.assign(split=np.roll(real.manifest["split"].to_numpy(), 5))
+    variants = [
+        (Job("msg_gan", 1), data, params),
+        (Job("msg_gan", 0, ratio=0.5), data, params),
+        (job, classify.Data(other, {"msg_gan": other}, {"rare": 12}), params),
+        (job, classify.Data(real, {"msg_gan": real}, {"rare": 12}), params),
+        (job, classify.Data(real, {"msg_gan": other}, {"rare": 13}), params),
+        (
+            job,
+            classify.Data(curated.ImageSet(real.images, moved, real.classes, real.digest), data.synthetic, data.plan),
+            params,
+        ),
+        *(
+            (job, data, params.model_copy(update=change))
+            for change in ({"steps": 9}, {"batch": 9}, {"learning_rate": 9.0})
+        ),
+    ]
+    found = {classify._fingerprint(*variant) for variant in [(job, data, params), *variants]}
+    assert len(found) == 1 + len(variants)
+    same = params.model_copy(update={"bootstrap": 500, "arms": ["msg_gan"], "seeds": [0, 5]})
+    assert classify._fingerprint(job, data, same) == classify._fingerprint(job, data, params)
 
 
-def test_duplicates_use_every_rare_image_about_equally(real: ImageSet) -> None:
-    chosen = training_set("duplicate", real, None, PLAN, 0)
-    _, uses = np.unique(chosen.images[chosen.labels == 1], axis=0, return_counts=True)
-    assert len(uses) == len(real.where(split="train", label="rare").images)
-    assert np.ptp(uses) <= 1
+def test_densenet_needs_monai_and_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="16 pixels are too few"):
+        classify.architecture("densenet121", 16)
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
+    with pytest.raises(UserError, match="pip install 'xraysynth\\[monai\\]'"):
+        classify.architecture("densenet121", 64)
 
 
-def test_too_few_synthetic_images_are_refused(real: ImageSet, synthetic: ImageSet) -> None:
-    with pytest.raises(UserError, match="30 synthetic images of 'rare', the plan asks for 500"):
-        training_set("msg_gan", real, synthetic, {"rare": 500}, 0)
+def test_densenet_gives_logits() -> None:
+    pytest.importorskip("monai", reason="MONAI is not installed: pip install 'xraysynth[monai]'")
+    network = classify.architecture("densenet121", 32)(3)
+    assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
 
 
-def test_batches_cover_an_epoch_and_classic_changes_every_draw(real: ImageSet) -> None:
-    for arm in ("duplicate", "classic"):
-        chosen = training_set(arm, real, None, PLAN, 0)
-        stream = batches(chosen, len(chosen.labels), seed=0)
-        first, second = (rows_of(next(stream)[0]) for _ in range(2))
-        if arm == "duplicate":
-            assert first == second == rows_of(chosen.images)
-        else:
-            assert not first & rows_of(chosen.images)
-            assert not first & second
-
-
-def test_batches_do_not_alter_the_training_set(real: ImageSet) -> None:
-    chosen = training_set("classic", real, None, PLAN, 0)
-    before = chosen.images.copy()
-    next(batches(chosen, 50, seed=0))
-    np.testing.assert_array_equal(chosen.images, before)
+def test_the_params_of_the_repository_name_the_arms_of_the_issue() -> None:
+    arms = yaml.safe_load((ROOT / "params.yaml").read_text())["classify"]["arms"]
+    assert arms == ["real", "class_weight", "duplicate", "classic", "msg_gan", "msg_sagan", "classic+msg_sagan"]

@@ -2,8 +2,19 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    precision_recall_curve,
+    precision_score,
+    roc_auc_score,
+    roc_curve,
+)
 
+from tasks import statistics as st
 from tasks.statistics import auroc, average_precision, class_offsets, interval, patient_weights, recalls
 
 
@@ -23,6 +34,63 @@ def test_measures_agree_with_scikit_learn_on_every_resample(rng: np.random.Gener
     predicted = (scores > 0.5).astype(int)
     balanced = [balanced_accuracy_score(positive, predicted, sample_weight=w) for w in weights]
     np.testing.assert_allclose(recalls(predicted, positive.astype(int), 2, weights).mean(0), balanced)
+
+
+def test_what_is_decided_agrees_with_scikit_learn_on_every_resample(rng: np.random.Generator) -> None:
+    labels, predicted = rng.integers(0, 3, 120), rng.integers(0, 3, 120)
+    weights = patient_weights(rng.integers(0, 70, 120), 20, seed=0)
+    for k, row in enumerate(st.precisions(predicted, labels, 3, weights)):
+        expected = [precision_score(labels == k, predicted == k, sample_weight=w) for w in weights]
+        np.testing.assert_allclose(row, expected)
+    f1 = [f1_score(labels, predicted, average="macro", sample_weight=w) for w in weights]
+    np.testing.assert_allclose(st.macro_f1(predicted, labels, 3, weights), f1)
+    expected = confusion_matrix(labels, predicted, normalize="true")
+    np.testing.assert_allclose(st.confusion(predicted, labels, 3), expected)
+
+
+def test_the_brier_score_agrees_with_scikit_learn(rng: np.random.Generator) -> None:
+    labels = rng.integers(0, 3, 80)
+    probabilities = rng.dirichlet(np.ones(3), 80)
+    weights = patient_weights(np.arange(80), 5, seed=0)
+    expected = [brier_score_loss(labels, probabilities, sample_weight=w, scale_by_half=True) for w in weights]
+    np.testing.assert_allclose(st.brier_score(probabilities, labels, weights), expected)
+
+
+def test_curves_go_through_the_points_of_scikit_learn(rng: np.random.Generator) -> None:
+    scores = rng.integers(0, 25, 160) / 25
+    positive = rng.random(160) < scores
+    weights = patient_weights(np.arange(160), 10, seed=0)
+    found = {
+        "roc": st.roc_curve(scores, positive, weights),
+        "pr": st.precision_recall_curve(scores, positive, weights),
+        "sensitivity": st.sensitivity_at(scores, positive, weights),
+    }
+    for k, w in enumerate(weights):
+        fpr, tpr, _ = roc_curve(positive, scores, sample_weight=w, drop_intermediate=False)
+        np.testing.assert_allclose(found["roc"][k], np.interp(st.GRID, fpr, tpr))
+        assert found["sensitivity"][k] == pytest.approx(tpr[fpr <= 0.1 + 1e-9].max())
+        precision, recall, _ = precision_recall_curve(positive, scores, sample_weight=w)
+        for grid in (10, 50, 90):
+            # scikit-learn's points go from all films down to none: of those that reach the recall the last one counts.
+            assert found["pr"][k, grid] == pytest.approx(precision[recall >= st.GRID[grid] - 1e-9][-1])
+
+
+def test_calibration_error_is_the_gap_between_being_sure_and_being_right(rng: np.random.Generator) -> None:
+    sure = rng.uniform(0.5, 1, 20000)
+    probabilities = np.stack([sure, 1 - sure], axis=1)
+    honest = (rng.random(20000) > sure).astype(int)
+    boastful = (rng.random(20000) > sure - 0.2).astype(int)
+    weights = np.ones((1, 20000))
+    assert st.calibration_error(probabilities, honest, weights)[0] < 0.02
+    assert st.calibration_error(probabilities, boastful, weights)[0] == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_class_without_images_has_no_figure() -> None:
+    labels, weights = np.zeros(6, int), np.ones((3, 6))
+    assert np.isnan(st.macro_f1(labels, labels, 2, weights)).all()
+    assert np.isnan(st.precisions(labels, labels, 2, weights)[1]).all()
+    assert np.isnan(st.sensitivity_at(np.linspace(0, 1, 6), labels == 1, weights)).all()
+    assert st.confusion(labels, labels, 2).tolist() == [[1, 0], [0, 0]]
 
 
 def test_the_films_of_a_patient_stay_together(rng: np.random.Generator) -> None:

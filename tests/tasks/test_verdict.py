@@ -1,5 +1,7 @@
 """Predictions whose answer is known, through the comparison to the sentence."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,7 +49,7 @@ def test_the_verdict_follows_the_truth(synthetic: float, duplicate: float, verdi
     assert decision["verdict"] == verdict
     assert decision["reference"] == "duplicate"
     assert f"{decision['differences']['duplicate']['mean']:+.3f}" in decision["sentence"]
-    assert "200 test patients, 2 seeds" in decision["sentence"]
+    assert "200 test patients and 2 seeds" in decision["sentence"]
 
 
 def test_better_than_real_but_not_than_duplicates_is_no_evidence() -> None:
@@ -84,6 +86,107 @@ def test_the_interval_is_widened_for_two_arms_and_the_values_are_those_of_the_ar
     assert sorted(measured, key=lambda arm: measured[arm]) == list(arms)
     difference = result["comparison"]["differences"]["msg_gan"]["duplicate"]["mean"]
     assert difference == pytest.approx(measured["msg_gan"] - measured["duplicate"], abs=2e-4)
+
+
+SCREENED = {"threshold": {"ncc": 0.9}, "false_alarms": 0.01, "classes": {"rare": {"drawn": 100, "removed": 3}}}
+VARIED = {"classes": {"rare": {"measures": {"ms_ssim": {"value": 0.42, "low": 0.38, "high": 0.46, "floor": 0.4}}}}}
+
+
+def of_msg_sagan(quality: dict[str, Any] | None, screening: dict[str, Any] | None) -> dict[str, Any]:
+    """A verdict of help, with these findings about the generator."""
+    arms = {"real": 0.9, "duplicate": 1.0, "msg_gan": 1.0, "msg_sagan": 3.0}
+    result = compare(predictions(arms), CLASSES, ["rare"], PARAMS)
+    return decide(
+        result, PLAN, {"msg_sagan": quality or {}, "msg_gan": VARIED}, {"msg_sagan": screening, "msg_gan": None}
+    )
+
+
+def test_help_with_open_gates_is_stated_as_it_is() -> None:
+    found = of_msg_sagan(VARIED, SCREENED)
+    assert found["verdict"] == "helps"
+    assert {name: gate["passed"] for name, gate in found["gates"].items()} == {"memorisation": True, "diversity": True}
+    assert "not to be used" not in found["sentence"]
+    assert found["classes"] == ["rare"]
+    assert found["ratio"] == 1
+    assert 0 < found["minimum_effect"]["duplicate"] < 1
+
+
+@pytest.mark.parametrize(
+    ("quality", "screening", "gate", "why"),
+    [
+        (VARIED, None, "memorisation", "was not measured"),
+        (VARIED, {**SCREENED, "false_alarms": None}, "memorisation", "no held-out films"),
+        (VARIED, {**SCREENED, "false_alarms": 0.3}, "memorisation", "30.0% of held-out films"),
+        (VARIED, {**SCREENED, "classes": {}}, "memorisation", "of rare was not measured"),
+        (
+            VARIED,
+            {**SCREENED, "classes": {"rare": {"drawn": 100, "removed": 40}}},
+            "memorisation",
+            "40.0% of the images",
+        ),
+        (None, SCREENED, "diversity", "was not measured"),
+        ({"classes": {"rare": {"ms_ssim": {"mean": 0.4}}}}, SCREENED, "diversity", "was not measured"),
+        (
+            {"classes": {"rare": {"measures": {"ms_ssim": {"value": 0.7, "low": 0.6, "high": 0.8, "floor": 0.4}}}}},
+            SCREENED,
+            "diversity",
+            "less varied than real ones: MS-SSIM of pairs of rare 0.700, of real pairs 0.400",
+        ),
+    ],
+)
+def test_help_behind_a_closed_gate_is_never_stated_alone(
+    quality: dict[str, Any] | None, screening: dict[str, Any] | None, gate: str, why: str
+) -> None:
+    found = of_msg_sagan(quality, screening)
+    assert found["verdict"] == "helps"
+    assert [name for name, g in found["gates"].items() if not g["passed"]] == [gate]
+    assert why in found["gates"][gate]["why"]
+    assert found["sentence"].endswith(found["gates"][gate]["why"])
+    assert "But they are not to be used as they are" in found["sentence"]
+
+
+def test_classic_with_synthetic_images_must_beat_classic() -> None:
+    params = PARAMS.model_copy(update={"arms": ["real", "duplicate", "classic", "classic+msg_sagan"]})
+    arms = {"real": 0.5, "duplicate": 0.5, "classic": 2.5, "classic+msg_sagan": 2.5}
+    result = compare(predictions(arms), CLASSES, ["rare"], params)
+    found = decide(result, PLAN)
+    assert found["differences"]["duplicate"]["low"] > 0
+    assert found["verdict"] == "no evidence"
+
+
+def test_trainings_that_disagree_widen_the_interval() -> None:
+    """The same mean difference, once as steady seeds and once as one that gains and one that loses."""
+    arms = {"real": 1.0, "duplicate": 1.0, "msg_gan": 1.5, "msg_sagan": 1.5}
+    steady = predictions(arms)
+    shaky = steady.copy()
+    lucky = (shaky["seed"] == 0) & (shaky["arm"].isin(["msg_gan", "msg_sagan"])) & (shaky["label"] == "rare")
+    shaky.loc[lucky, "p_rare"] = 0.5 + shaky.loc[lucky, "p_rare"] / 2
+    widths = []
+    for table in (steady, shaky):
+        found = compare(table, CLASSES, ["rare"], PARAMS)["comparison"]["differences"]["msg_sagan"]["duplicate"]
+        widths.append(found["high"] - found["low"])
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_a_handful_of_rare_test_patients_is_not_enough_for_a_verdict() -> None:
+    arms = {"real": 0.0, "duplicate": 0.0, "msg_gan": 9.0, "msg_sagan": 9.0}
+    table = predictions(arms)
+    rare = table.loc[(table["label"] == "rare") & (table["split"] == "test"), "patient_id"].unique()
+    found = decide(compare(table[~table["patient_id"].isin(rare[4:])], CLASSES, ["rare"], PARAMS), PLAN)
+    assert found["verdict"] == "no evidence"
+    assert "fewer than 5 test patients" in found["sentence"]
+
+
+def test_each_rare_class_is_judged_on_its_own_too() -> None:
+    table = predictions({"real": 0.5, "duplicate": 0.5, "msg_gan": 3.5, "msg_sagan": 3.5}, patients=600)
+    # A third class, whose probability knows nothing in any arm.
+    rng = np.random.default_rng(3)
+    third = {f"i{k}" for k in range(600) if k % 8 == 3}
+    table.loc[table["image_id"].isin(third), "label"] = "other"
+    table["p_other"] = rng.random(len(table))
+    found = decide(compare(table, [*CLASSES, "other"], ["rare", "other"], PARAMS), {"rare": 100, "other": 100})
+    assert found["classes"] == ["rare"]
+    assert found["by_class"]["other"]["duplicate"]["low"] < 0 < found["by_class"]["other"]["duplicate"]["high"]
 
 
 def test_nothing_rare_needs_nothing() -> None:

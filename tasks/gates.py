@@ -1,0 +1,70 @@
+"""Whether the images of a generator may be used at all, apart from whether they help: two gates, each with its reason.
+
+What was not measured has not passed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+MAX_COPIES = 0.05  # share of the images drawn that the screening took for copies of train films
+MAX_FALSE_ALARMS = 0.05  # share of held-out real films that it takes for copies: above, it cannot tell
+MS_SSIM_MARGIN = 0.05  # by which the MS-SSIM of synthetic pairs may lie above that of real pairs
+
+Gate = dict[str, Any]
+
+
+def memorisation(model: str, screening: Mapping[str, Any] | None, plan: Mapping[str, int]) -> Gate:
+    """From the key "screening" of data/synthetic/NAME/dataset.json.
+
+    Images taken for copies have been removed. A generator that makes many of them still fails: where it repeats films
+    that openly, it is likely to do so in ways that the screening does not see. Removals up to the share of false
+    alarms on held-out films are none of its doing.
+    """
+    if not screening:
+        return _gate(False, f"Whether {model} copies train films was not measured.")
+    alarms = screening["false_alarms"]
+    if alarms is None:
+        return _gate(False, f"Whether {model} copies train films could not be measured: no held-out films to compare.")
+    if alarms > MAX_FALSE_ALARMS:
+        return _gate(
+            False, f"The screening of {model} takes {alarms:.1%} of held-out films for copies; it cannot tell them."
+        )
+    classes = screening["classes"]
+    missing = [label for label, count in plan.items() if count and not classes.get(label, {}).get("drawn")]
+    if missing:
+        return _gate(False, f"Whether {model} copies train films of {_list(missing)} was not measured.")
+    share = {label: classes[label]["removed"] / classes[label]["drawn"] for label in plan if plan[label]}
+    worst = max(share, key=lambda label: share[label])
+    found = f"{share[worst]:.1%} of the images of {worst} that {model} drew were taken for copies and removed"
+    passed = share[worst] <= alarms + MAX_COPIES
+    return _gate(passed, f"{found}; the limit is {alarms + MAX_COPIES:.1%}.")
+
+
+def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, int]) -> Gate:
+    """From reports/quality/NAME.json: synthetic pairs must not be surely more alike than real pairs of the class.
+
+    It fails where the interval of the MS-SSIM of synthetic pairs lies above that of real pairs and MS_SSIM_MARGIN.
+    """
+    above, unmeasured, worst = [], [], ("", -1.0, "")
+    for label in (label for label, count in plan.items() if count):
+        found = ((quality or {}).get("classes", {}).get(label, {}).get("measures") or {}).get("ms_ssim")
+        if found is None:
+            unmeasured.append(label)
+            continue
+        low = found["value"] if found["low"] is None else found["low"]
+        words = f"MS-SSIM of pairs of {label} {found['value']:.3f}, of real pairs {found['floor']:.3f}"
+        above += [words] * (low > found["floor"] + MS_SSIM_MARGIN)
+        worst = max(worst, (label, found["value"] - found["floor"], words), key=lambda item: item[1])
+    if unmeasured:
+        return _gate(False, f"The variety of the images of {_list(unmeasured)} by {model} was not measured.")
+    if above:
+        return _gate(False, f"The images of {model} are less varied than real ones: {'; '.join(above)}.")
+    return _gate(True, f"The images of {model} are about as varied as real ones: {worst[2]}.")
+
+
+def _gate(passed: bool, why: str) -> Gate:
+    return {"passed": passed, "why": why}
+
+
+def _list(names: list[str]) -> str:
+    return " and ".join(names)

@@ -1,0 +1,110 @@
+"""Planted confounds are named, innocent groups are not, and figures within a group take the confound out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tasks.confounds import MIN_IMAGES, confounds, cramers_v
+
+CLASSES = ["normal", "rare"]
+
+
+def study(confounded: float, films: int = 600) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A manifest in which that share of the rare films is AP and the same share of the others PA, else by chance, and
+    an arm `sees_view` that knows the view alone beside `sees_disease`.
+    """
+    rng = np.random.default_rng(0)
+    rare = rng.random(films) < 0.25
+    view = np.where(rng.random(films) < confounded, rare, rng.random(films) < 0.5)
+    manifest = pd.DataFrame(
+        {
+            "image_id": [f"i{k}" for k in range(films)],
+            "patient_id": [f"p{k}" for k in range(films)],
+            "label": np.where(rare, "rare", "normal"),
+            "split": np.where(np.arange(films) % 2, "train", "test"),
+            "view": np.where(view, "AP", "PA"),
+            "sex": rng.choice(["M", "F", ""], films),
+            "age_decade": rng.choice(["30", "40", "50", ""], films),
+            "source_format": "DICOM",
+            "rows": rng.integers(500, 3000, films),
+            "columns": 1000,
+        }
+    )
+    test = manifest[manifest["split"] == "test"]
+    parts = []
+    for arm, signal in (("sees_view", test["view"] == "AP"), ("sees_disease", test["label"] == "rare")):
+        p = 1 / (1 + np.exp(-(2 * signal.to_numpy() - 1 + rng.normal(0, 0.5, len(test)))))
+        columns = ["image_id", "patient_id", "split", "label"]
+        parts.append(test[columns].assign(p_normal=1 - p, p_rare=p, arm=arm, seed=0))
+    return pd.concat(parts, ignore_index=True), manifest
+
+
+def test_a_planted_confound_is_named_in_both_splits_and_nothing_else_is() -> None:
+    predictions, manifest = study(0.9)
+    warnings = confounds(predictions, manifest, CLASSES, ["sees_view"])["warnings"]
+    assert [sentence.split(" nearly")[0] for sentence in warnings] == [
+        "In the train split class and view",
+        "In the test split class and view",
+    ]
+
+
+@pytest.mark.parametrize("confounded", [0.0, 0.2])
+def test_no_warning_without_a_confound(confounded: float) -> None:
+    predictions, manifest = study(confounded)
+    assert confounds(predictions, manifest, CLASSES, ["sees_view"])["warnings"] == []
+
+
+def test_within_a_group_a_classifier_of_the_confound_knows_nothing() -> None:
+    predictions, manifest = study(0.8, films=4000)
+    groups = confounds(predictions, manifest, CLASSES, ["sees_view", "sees_disease"])["groups"]
+    views = [group for group in groups if group["by"] == "view"]
+    assert [group["value"] for group in views] == ["AP", "PA"]
+    assert sum(group["images"] for group in views) == 2000
+    for group in views:
+        assert group["auroc"]["sees_view"] == pytest.approx(0.5, abs=0.15)
+        assert group["auroc"]["sees_disease"] > 0.9
+    by_sex = [group["auroc"]["sees_view"] for group in groups if group["by"] == "sex"]
+    assert min(by_sex) > 0.8  # over all views it looks as if it knew the disease
+    assert {group["by"] for group in groups} == {"view", "sex", "age group", "native size"}
+    assert all(group["value"] for group in groups)  # films of unknown sex or age are no group
+
+
+def test_a_group_with_one_class_has_no_figure_and_a_small_one_is_not_shown() -> None:
+    predictions, manifest = study(1.0)
+    manifest.loc[manifest.index[: 2 * (MIN_IMAGES - 1)], "view"] = "LL"
+    groups = confounds(predictions, manifest, CLASSES, ["sees_view"])["groups"]
+    assert {g["value"]: g["auroc"] for g in groups if g["by"] == "view"} == {
+        "AP": {"sees_view": None},
+        "PA": {"sees_view": None},
+    }
+
+
+def test_a_manifest_that_knows_nothing_gives_nothing() -> None:
+    predictions, manifest = study(1.0)
+    bare = manifest[["image_id", "patient_id", "label", "split"]]
+    assert confounds(predictions, bare, CLASSES, ["sees_view"]) == {"warnings": [], "groups": []}
+    blank = manifest.assign(view="", sex="", age_decade="", rows="", columns="", source_format="")
+    assert confounds(predictions, blank, CLASSES, ["sees_view"]) == {"warnings": [], "groups": []}
+
+
+def test_the_source_is_all_that_differs_between_archives() -> None:
+    predictions, manifest = study(0.0)
+    of_class = manifest["label"] == "rare"
+    archives = manifest.assign(
+        source_format=np.where(of_class, "PNG", "JPEG"), bits=np.where(of_class, 8, 12), modality="DX"
+    )
+    found = confounds(predictions, archives, CLASSES, ["sees_view"])
+    assert len(found["warnings"]) == 2
+    assert "class and source nearly coincide (Cramér's V 1.00" in found["warnings"][0]
+    assert [g["value"] for g in found["groups"] if g["by"] == "source"] == ["JPEG, 12", "PNG, 8"]
+
+
+def test_cramers_v_is_that_of_the_table_and_unmoved_by_many_small_groups() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    assert cramers_v(labels, labels) == pytest.approx(1, abs=0.01)
+    by_chance = [cramers_v(labels, rng.integers(0, 60, 400)) for _ in range(20)]
+    assert np.mean(by_chance) < 0.2  # 0.38 without the correction
+    assert cramers_v(labels, np.zeros(400)) == 0
+    half = np.where(rng.random(20000) < 0.75, x := rng.integers(0, 2, 20000), 1 - x)
+    assert cramers_v(x, half) == pytest.approx(0.5, abs=0.02)  # phi of a 2 x 2 table with 3/4 on the diagonal
