@@ -1,5 +1,6 @@
 """One sentence with numbers: do synthetic images of the rare classes help here?"""
 
+from collections.abc import Mapping
 from typing import Any
 
 WORDS = {
@@ -9,7 +10,9 @@ WORDS = {
 }
 
 
-def decide(downstream: dict[str, Any], plan: dict[str, int]) -> dict[str, Any]:
+def decide(
+    downstream: dict[str, Any], plan: dict[str, int], quality: Mapping[str, Any], screening: Mapping[str, Any]
+) -> dict[str, Any]:
     """The verdict from the comparison of stage `classify`.
 
     It is about the synthetic arm that is best on validation, against every control that is compared: the best arm

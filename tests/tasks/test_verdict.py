@@ -43,7 +43,7 @@ def predictions(strength: dict[str, float], patients: int = 300) -> pd.DataFrame
 )
 def test_the_verdict_follows_the_truth(synthetic: float, duplicate: float, verdict: str) -> None:
     arms = {"real": 0.9, "duplicate": duplicate, "msg_gan": synthetic, "msg_sagan": synthetic}
-    decision = decide(compare(predictions(arms), CLASSES, ["rare"], PARAMS), PLAN)
+    decision = decide(compare(predictions(arms), CLASSES, ["rare"], PARAMS), PLAN, {}, {})
     assert decision["verdict"] == verdict
     assert decision["reference"] == "duplicate"
     assert f"{decision['differences']['duplicate']['mean']:+.3f}" in decision["sentence"]
@@ -52,12 +52,12 @@ def test_the_verdict_follows_the_truth(synthetic: float, duplicate: float, verdi
 
 def test_better_than_real_but_not_than_duplicates_is_no_evidence() -> None:
     arms = {"real": 0.0, "duplicate": 2.0, "msg_gan": 2.0, "msg_sagan": 2.0}
-    assert decide(compare(predictions(arms), CLASSES, ["rare"], PARAMS), PLAN)["verdict"] == "no evidence"
+    assert decide(compare(predictions(arms), CLASSES, ["rare"], PARAMS), PLAN, {}, {})["verdict"] == "no evidence"
 
 
 def test_no_match_for_another_remedy_is_not_harm() -> None:
     arms = {"real": 3.0, "duplicate": 1.0, "msg_gan": 1.0, "msg_sagan": 1.0}
-    decision = decide(compare(predictions(arms), CLASSES, ["rare"], PARAMS), PLAN)
+    decision = decide(compare(predictions(arms), CLASSES, ["rare"], PARAMS), PLAN, {}, {})
     assert decision["reference"] == "real"
     assert decision["differences"]["real"]["high"] < 0
     assert decision["verdict"] == "no evidence"
@@ -72,7 +72,7 @@ def test_no_match_for_another_remedy_is_not_harm() -> None:
 )
 def test_harm_needs_a_loss_against_doing_nothing(arms: dict[str, float]) -> None:
     params = PARAMS.model_copy(update={"arms": list(arms)})
-    assert decide(compare(predictions(arms), CLASSES, ["rare"], params), PLAN)["verdict"] == "no evidence"
+    assert decide(compare(predictions(arms), CLASSES, ["rare"], params), PLAN, {}, {})["verdict"] == "no evidence"
 
 
 def test_the_interval_is_widened_for_two_arms_and_the_values_are_those_of_the_arms() -> None:
@@ -87,10 +87,10 @@ def test_the_interval_is_widened_for_two_arms_and_the_values_are_those_of_the_ar
 
 
 def test_nothing_rare_needs_nothing() -> None:
-    assert decide({}, {})["verdict"] == "not needed"
+    assert decide({}, {}, {}, {})["verdict"] == "not needed"
 
 
 def test_without_a_pair_of_arms_there_is_no_comparison() -> None:
     params = PARAMS.model_copy(update={"arms": ["real"]})
     result = compare(predictions({"real": 1.0}), CLASSES, ["rare"], params)
-    assert decide(result, PLAN)["verdict"] == "not compared"
+    assert decide(result, PLAN, {}, {})["verdict"] == "not compared"
