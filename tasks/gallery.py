@@ -82,7 +82,13 @@ def uri(content: bytes, kind: str = "image/png") -> str:
 
 def _mosaic(images: np.ndarray, examples: int) -> str:
     rows = np.linspace(0, len(images) - 1, min(examples, len(images))).round().astype(int)
-    return uri(plots.picture_png(plots.mosaic([_reduced(images[row]) for row in rows], min(COLUMNS, examples))))
+    films, columns = np.stack([_reduced(images[row]) for row in rows]), min(COLUMNS, examples)
+    between = plots.mosaic(np.zeros_like(films), columns)  # the page shows through: no white frame on a dark one
+    picture = Image.fromarray(plots.mosaic(films, columns))
+    picture.putalpha(Image.fromarray(255 - between))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return uri(buffer.getvalue())
 
 
 def _reduced(image: np.ndarray) -> np.ndarray:

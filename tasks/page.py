@@ -18,7 +18,10 @@ WORDS = {  # of measures: name, what it says
     "kid_xray": ("Kernel distance", "kid_xray: as above, without bias by the number of images; not the published KID"),
     "fid": ("FID", "Fréchet distance between features of the standard Inception network"),
     "kid": ("KID", "kernel distance between features of the standard Inception network"),
-    "ms_ssim": ("MS-SSIM of pairs", "likeness of synthetic images to each other; above that of real ones variety is lost"),
+    "ms_ssim": (
+        "MS-SSIM of pairs",
+        "likeness of synthetic images to each other; above that of real ones variety is lost",
+    ),
     "precision": ("Precision", "share of synthetic images that lie among real ones"),
     "recall": ("Recall", "share of real images that lie among synthetic ones"),
     "density": ("Density", "how many real neighbourhoods a synthetic image lies in, against what is expected"),
@@ -27,7 +30,10 @@ WORDS = {  # of measures: name, what it says
     "rare_auprc": ("AUPRC, rare classes", "area under the precision–recall curve, mean of the rare classes"),
     "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes at the operating point"),
     "macro_f1": ("Macro F1", "mean F1 of the classes at the operating point"),
-    "sensitivity_at_90_specificity": ("Sens. at 90 % spec.", "sensitivity at 90 % specificity, mean of the rare classes"),
+    "sensitivity_at_90_specificity": (
+        "Sens. at 90 % spec.",
+        "sensitivity at 90 % specificity, mean of the rare classes",
+    ),
     "ece": ("Calibration error", "ECE: 0 is best"),
     "brier": ("Brier score", "lower is better"),
 }
@@ -94,7 +100,9 @@ def curves(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[st
         of_class = {arm: found[label] for arm, found in downstream["curves"].items() if label in found}
         classes[label] = {
             "ROC": picture(plots.curve({arm: found["roc"] for arm, found in of_class.items()}, shown, "roc")),
-            "precision–recall": picture(plots.curve({arm: found["pr"] for arm, found in of_class.items()}, shown, "pr")),
+            "precision–recall": picture(
+                plots.curve({arm: found["pr"] for arm, found in of_class.items()}, shown, "pr")
+            ),
         }
     others = len(set(downstream["curves"]) - set(shown))
     return {"key": [(arm, *plots.arm_style(arm)) for arm in shown], "classes": classes, "others": others}
@@ -140,4 +148,6 @@ def figure(value: Mapping[str, float | None], sign: bool = False) -> str:
     if value["mean"] is None:
         return "–"
     show = signed if sign else (lambda v: f"{v:.3f}")
-    return show(value["mean"]) + (f" ({show(value['low'])} to {show(value['high'])})" if value["low"] is not None else "")
+    return show(value["mean"]) + (
+        f" ({show(value['low'])} to {show(value['high'])})" if value["low"] is not None else ""
+    )

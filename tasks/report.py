@@ -1,4 +1,4 @@
-"""Stage `report`: one self-contained page, the verdict, the figures for `dvc metrics` and the curves for `dvc plots`."""
+"""Stage `report`: one self-contained page, the verdict, figures for `dvc metrics` and curves for `dvc plots`."""
 
 import json
 from collections.abc import Mapping
@@ -175,23 +175,24 @@ def _strips(quality: Content) -> Content:
 
 
 def _write_plots(folder: Path, content: Content) -> None:
-    """CSV files: counts and arms; in roc/ and pr/ one of each class and arm, so that `dvc plots` draws a line each."""
+    """CSV files for `dvc plots`: counts by class, each of a few measures by arm, and the curves of all arms."""
     arms, curves = content["downstream"]["arms"], content["downstream"]["curves"]
+    rows = [{"when": when, **row} for when, group in content["bars"].items() for row in group["rows"]]
+    tables = {"counts": pd.DataFrame(rows).drop(columns="widths").rename(columns={"name": "class"})}
+    for measure in (PRIMARY, *CALIBRATION):
+        of_measure = [{"arm": arm, **values[measure]} for arm, values in arms.items()]
+        tables[measure] = pd.DataFrame(of_measure).rename(columns={"mean": measure})
+    for kind, (x, y) in AXES.items():
+        parts = [
+            pd.DataFrame({"class": label, "arm": arm, **found[kind]})
+            for arm, classes in curves.items()
+            for label, found in classes.items()
+        ] or [pd.DataFrame(columns=["class", "arm", "x", "mean", "low", "high"])]
+        tables[kind] = pd.concat(parts).rename(columns={"x": x, "mean": y}).dropna(subset=[y])
     with curated.written_whole(folder) as temporary:
         temporary.mkdir()
-        rows = [{"when": when, **row} for when, group in content["bars"].items() for row in group["rows"]]
-        pd.DataFrame(rows).drop(columns="widths").rename(columns={"name": "label"}).to_csv(
-            temporary / "counts.csv", index=False
-        )
-        for measure in (PRIMARY, *CALIBRATION):
-            of_measure = [{"arm": arm, **values[measure]} for arm, values in arms.items()]
-            pd.DataFrame(of_measure).rename(columns={"mean": measure}).to_csv(temporary / f"{measure}.csv", index=False)
-        for kind, columns in AXES.items():
-            (temporary / kind).mkdir()
-            for arm, classes in curves.items():
-                for label, found in classes.items():
-                    table = pd.DataFrame(found[kind]).rename(columns=dict(zip(("x", "mean"), columns, strict=True)))
-                    table.to_csv(temporary / kind / f"{label} {arm}.csv", index=False)
+        for name, table in tables.items():
+            table.to_csv(temporary / f"{name}.csv", index=False)
 
 
 def _json(path: Path) -> Any:

@@ -32,7 +32,7 @@ class Axis:
         """Round values with their places, at most `wanted` + 1 of them."""
         locator = LogLocator(numticks=wanted) if self.log else MaxNLocator(wanted)
         inside = [v for v in locator.tick_values(self.low, self.high) if self.low <= v <= self.high]
-        return [{"place": self.place(v), "text": f"{0 if abs(v) < 1e-12 else v:g}"} for v in inside]
+        return [{"place": self.place(v), "text": f"{0 if abs(v) < 1e-12 else v:g}".replace("-", "−")} for v in inside]
 
 
 def around(values: Iterable[float | None], include: Iterable[float] = (), log: bool = False) -> Axis:
@@ -91,9 +91,9 @@ def beside(measure: Mapping[str, Any]) -> dict[str, Any]:
 def bars(groups: Mapping[str, Mapping[str, tuple[int, int]]]) -> dict[str, Any]:
     """Stacked bars {group: {class: (real, synthetic)}} as shares of the longest one, and the ratio of each group."""
     longest = max((sum(parts) for group in groups.values() for parts in group.values()), default=0) or 1
-    result = {}
+    result: dict[str, Any] = {}
     for name, group in groups.items():
-        totals = [sum(parts) for parts in group.values()]
+        totals: list[int] = [sum(parts) for parts in group.values()]
         result[name] = {
             "ratio": max(totals) / min(totals) if totals and min(totals) else None,
             "rows": [

@@ -49,7 +49,7 @@ class Run:
 
     def links(self) -> dict[str, str]:
         """The pages of this execution's runs by stage, the newest of each; empty where no server shows them."""
-        server, found = _server(), {}
+        server, found = _server(), dict[str, str]()
         if server:
             with _warned():
                 experiment = self._client.get_run(self.run_id).info.experiment_id

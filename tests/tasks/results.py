@@ -21,7 +21,10 @@ SIGNALS = {"pixels": 0.021, "correlation": 0.985, "features": 0.4}
 
 
 def write_results(
-    folder: Path, real: Path | None = None, draw: Callable[[ImageSet, str, int], np.ndarray] | None = None, seed: int = 0
+    folder: Path,
+    real: Path | None = None,
+    draw: Callable[[ImageSet, str, int], np.ndarray] | None = None,
+    seed: int = 0,
 ) -> Inputs:
     """Write all inputs of the stage `report` below `folder`; `real` is a curated set if not the small drawn one, and
     `draw(real, label, n)` gives n synthetic images of a class."""
@@ -139,7 +142,8 @@ def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str
         "ms_ssim_scales": 3,
         "extractors": {"frechet_xray": "An encoder learnt from the train split.", "inception": "Not used: no weights."},
         "classes": {
-            label: {"images": entry, "measures": {m: found(*facts) for m, facts in measures.items()}} for label in labels
+            label: {"images": entry, "measures": {m: found(*facts) for m, facts in measures.items()}}
+            for label in labels
         },
     }
 
@@ -158,7 +162,11 @@ def downstream(real: ImageSet, rare: list[str], rng: np.random.Generator) -> dic
     for k, arm in enumerate(ARMS):
         plain = {"auroc": 0.86, "rare_auprc": 0.66, "balanced_accuracy": 0.78, "macro_f1": 0.77}
         arms[arm] = {name: around(value + 0.012 * k) for name, value in plain.items()}
-        arms[arm] |= {"sensitivity_at_90_specificity": around(0.6), "ece": around(0.07, 0.02), "brier": around(0.11, 0.01)}
+        arms[arm] |= {
+            "sensitivity_at_90_specificity": around(0.6),
+            "ece": around(0.07, 0.02),
+            "brier": around(0.11, 0.01),
+        }
         arms[arm] |= {f"{m}_{label}": around(0.75) for m in ("recall", "precision", "auprc") for label in classes}
         power = 0.22 - 0.015 * k
         roc, pr = x**power, 1 - (1 - 0.2) * x ** (2 + 0.5 * k)
@@ -215,8 +223,8 @@ def downstream(real: ImageSet, rare: list[str], rng: np.random.Generator) -> dic
         "confounds": {
             "warnings": ["Class 'rare' and view nearly coincide: 97 % of its films are AP, of the others 12 %."],
             "groups": [
-                {"by": "view", "value": "PA", "images": 120, "auroc": {arm: 0.87 for arm in ARMS}},
-                {"by": "view", "value": "AP", "images": 31, "auroc": {arm: None for arm in ARMS}},
+                {"by": "view", "value": "PA", "images": 120, "auroc": dict.fromkeys(ARMS, 0.87)},
+                {"by": "view", "value": "AP", "images": 31, "auroc": dict.fromkeys(ARMS)},
             ],
         },
     }
