@@ -10,8 +10,10 @@ import jinja2
 import pandas as pd
 
 from tasks import plots
+from tasks.errors import UserError
 from tasks.gallery import uri
 
+AGAIN = "run `dvc repro`, which makes it again"
 TEMPLATES = Path(__file__).parent / "templates"
 WORDS = {  # of measures: name, what it says
     "frechet_xray": ("Fréchet distance", "frechet_xray: between features learnt from this train split; not the FID"),
@@ -44,7 +46,10 @@ SIGNS = {"helps": "✓", "harms": "✗", "no evidence": "○"}
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """The page as HTML. Whatever comes from data is escaped; nothing is loaded, and no script but its own runs."""
+    """The page as HTML. Whatever comes from data is escaped; nothing is loaded, and no script but its own runs.
+
+    Raises UserError when `content` has not what the templates show.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -55,15 +60,11 @@ def render(content: Mapping[str, Any]) -> str:
     environment.filters |= {"figure": figure, "number": number, "signed": signed, "percent": percent}
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     words = {"words": WORDS, "better": BETTER, "shame_words": SHAME, "gate_words": GATES, "signs": SIGNS}
-    return environment.get_template("report.html").render(
-        **content,
-        **words,
-        training=training(content["histories"]),
-        curves=curves(content["downstream"], content["verdict"]),
-        swept=swept(content["downstream"], content["verdict"]),
-        script=script,
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    try:
+        return environment.get_template("report.html").render(**content, **words, script=script, script_digest=digest)
+    except jinja2.UndefinedError as error:
+        raise UserError(f"a result of another stage is incomplete ({error}); {AGAIN}") from None
 
 
 def training(histories: Mapping[str, pd.DataFrame]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def run(inputs: Inputs, outputs: Outputs, params: Params) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run the stages before `report`, or `dvc repro`") from None
     except KeyError as error:
-        raise UserError(f"a result of another stage has no {error}; run `dvc repro`, which makes it again") from None
+        raise UserError(f"a result of another stage is incomplete (no {error}); {page.AGAIN}") from None
     figures = metrics(content)
     with tracking.tracked("report", params.report.model_dump(), content["dataset"]["digest"]) as tracked:
         content |= {"pipeline_id": tracked.pipeline_id, "run_id": tracked.run_id, "links": tracked.links()}
@@ -118,7 +118,9 @@ def _gather(inputs: Inputs, params: Params) -> Content:
         "arms_chart": _arms(downstream, PRIMARY, verdict),
         "calibration": {measure: _arms(downstream, measure, verdict) for measure in CALIBRATION},
         "confidence": f"{100 * params.classify.confidence:g} %",
-        "histories": histories,
+        "training": page.training(histories),
+        "curves": page.curves(downstream, verdict),
+        "swept": page.swept(downstream, verdict),
         "models": {name: gallery.of_model(folder, real.classes) for name, folder in inputs.models.items()},
         "screening": screening,
         "pairs": {name: gallery.pairs(folder, screening[name]) for name, folder in inputs.synthetic.items()},

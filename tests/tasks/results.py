@@ -25,13 +25,14 @@ def write_results(
     real: Path | None = None,
     draw: Callable[[ImageSet, str, int], np.ndarray] | None = None,
     seed: int = 0,
+    params: Imbalance | None = None,
 ) -> Inputs:
     """Write all inputs of the stage `report` below `folder`; `real` is a curated set if not the small drawn one, and
     `draw(real, label, n)` gives n synthetic images of a class."""
     rng = np.random.default_rng(seed)
     real = real or write_set(folder / "curated")
     images = curated.load(real)
-    plan = imbalance.analyse(images.manifest, images.classes, Imbalance())
+    plan = imbalance.analyse(images.manifest, images.classes, params or Imbalance())
     curated.write_json(folder / "reports/imbalance.json", plan)
     for number, name in enumerate(GANS):
         _synthetic(folder / "synthetic" / name, images, plan["plan"], rng, draw or _noised)
