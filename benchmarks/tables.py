@@ -5,14 +5,17 @@ python -m benchmarks.tables
 
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-REPORTS, MODELS = Path("reports"), Path("models")
+from tasks.curated import SPLITS
+from tasks.report import MEASURES
+
+REPORTS, MODELS, SYNTHETIC = Path("reports"), Path("models"), Path("data/synthetic")
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -33,30 +36,72 @@ def main() -> None:
     """Everything, one table below the other."""
     imbalance, downstream, verdict = (read(REPORTS / f"{n}.json") for n in ("imbalance", "downstream", "verdict"))
     qualities = {path.stem: read(path) for path in sorted((REPORTS / "quality").glob("*.json"))}
-    classes = imbalance["classes"]
+    screening = {name: read(SYNTHETIC / name / "dataset.json")["screening"] for name in qualities}
     print(f"Machine: {torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}.\n")
     print(f"**{verdict['sentence']}**\n")
-    splits = ("train", "val", "test")
-    counts = (
-        (label, *(c["images"][s] for s in splits), imbalance["plan"].get(label, 0)) for label, c in classes.items()
-    )
-    print(table(["class", *splits, "synthesised"], counts), "\n")
+    for name, gate in verdict.get("gates", {}).items():
+        print(f"- {name}: {'passed' if gate['passed'] else 'not passed'}; {gate['why']}")
+    print()
+    print(table(["class", *SPLITS, "to synthesise"], counts(imbalance)), "\n")
     print(table(["model", "kimg", "minutes", "images/s"], (training(name) for name in qualities)), "\n")
-    header = ["model", "class", "frechet_xray (floor)", "MS-SSIM of pairs (real pairs)"]
-    rows = (
-        (
-            name,
-            label,
-            f"{m['frechet_xray']:.2f} ({m['frechet_xray_floor']:.2f})",
-            f"{m['ms_ssim']['mean']:.3f} ± {m['ms_ssim']['standard_error']:.3f} ({m['ms_ssim_real']['mean']:.3f})",
-        )
-        for name, quality in qualities.items()
-        for label, m in quality["classes"].items()
-    )
-    print(table(header, rows), "\n")
-    measures = ["rare_auprc", "auroc", "balanced_accuracy", *(f"recall_{label}" for label in classes)]
-    arms = ((arm, *(spread(values[m]) for m in measures)) for arm, values in downstream["arms"].items())
-    print(table(["arm", *measures], arms))
+    shames = ("blurred", "noisy", "one_image")
+    header = ["model", "class", "measure", "synthetic", "floor", *shames]
+    print(table(header, images(qualities, shames)), "\n")
+    print(table(["model", "class", "drawn", "removed", "by", "false alarms"], copies(screening)), "\n")
+    print(table(["arm", *MEASURES], ((a, *(spread(v[m]) for m in MEASURES)) for a, v in downstream["arms"].items())))
+    parts = [f"{part}_{label}" for label in downstream["classes"] for part in ("recall", "precision", "auprc")]
+    print()
+    print(table(["arm", *parts], ((a, *(spread(v[m]) for m in parts)) for a, v in downstream["arms"].items())))
+    if "comparison" in downstream:
+        print()
+        print(table(["arm", "against", "change of rare_auprc", "minimum effect"], differences(downstream)))
+    if any(downstream["sweeps"].values()):
+        print()
+        print(table(["arm", "ratio", "share of the real images", "rare_auprc"], sweeps(downstream)))
+
+
+def counts(imbalance: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Images of each class by split, and what the plan adds."""
+    for label, entry in imbalance["classes"].items():
+        yield label, *(entry["images"][split] for split in SPLITS), imbalance["plan"].get(label, 0)
+
+
+def images(qualities: dict[str, Any], shames: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Every measure beside its floor and its shames."""
+    for name, quality in qualities.items():
+        for label, entry in quality["classes"].items():
+            for measure, found in entry["measures"].items():
+                value = f"{found['value']:.3g}"
+                if found["low"] is not None:
+                    value += f" ({found['low']:.3g} to {found['high']:.3g})"
+                rest = (found["floor"], *(found["shame"][shame] for shame in shames))
+                yield name, label, measure, value, *(f"{number:.3g}" for number in rest)
+
+
+def copies(screening: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """What was drawn and what was removed as a copy of a train film."""
+    for name, found in screening.items():
+        alarms = "–" if found["false_alarms"] is None else f"{found['false_alarms']:.1%}"
+        for label, entry in found["classes"].items():
+            by = ", ".join(f"{signal} {n}" for signal, n in entry["reasons"].items()) or "–"
+            yield name, label, entry["drawn"], entry["removed"], by, alarms
+
+
+def differences(downstream: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Paired differences, and the smallest one that the test could have shown."""
+    comparison = downstream["comparison"]
+    for arm, controls in comparison["differences"].items():
+        for control, difference in controls.items():
+            effect = comparison.get("minimum_effect", {}).get(arm, {}).get(control)
+            yield arm, control, spread(difference), "–" if effect is None else f"{effect:.3f}"
+
+
+def sweeps(downstream: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Both sweeps, one below the other."""
+    for row in downstream["sweeps"]["ratio"]:
+        yield row["arm"], f"{row['ratio']:g}", "", spread(row["rare_auprc"])
+    for row in downstream["sweeps"]["real_fraction"]:
+        yield row["arm"], "", f"{row['fraction']:g}", spread(row["rare_auprc"])
 
 
 def training(name: str) -> tuple[str, str, str, str]:

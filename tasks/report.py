@@ -116,7 +116,7 @@ def _gather(inputs: Inputs, params: Params) -> Content:
         "downstream": downstream,
         "measures": MEASURES,
         "arms_chart": _arms(downstream, PRIMARY, verdict),
-        "calibration": {measure: _arms(downstream, measure, verdict) for measure in CALIBRATION},
+        "calibration": {measure: _arms(downstream, measure, verdict, ticks=3) for measure in CALIBRATION},
         "confidence": f"{100 * params.classify.confidence:g} %",
         "training": page.training(histories),
         "curves": page.curves(downstream, verdict),
@@ -163,9 +163,9 @@ def _forest(verdict: Content, downstream: Content) -> Content | None:
     return scales.chart(rows, zones, zero=True, marked=marked)
 
 
-def _arms(downstream: Content, measure: str, verdict: Content) -> Content:
+def _arms(downstream: Content, measure: str, verdict: Content, ticks: int = 5) -> Content:
     rows = [(arm, values[measure]) for arm, values in downstream["arms"].items()]
-    return scales.chart(rows, marked=[verdict.get("candidate", "")])
+    return scales.chart(rows, marked=[verdict.get("candidate", "")], ticks=ticks)
 
 
 def _strips(quality: Content) -> Content:

@@ -51,6 +51,7 @@ def chart(
     zones: Mapping[str, float | None] | None = None,
     zero: bool = False,
     marked: Iterable[str] = (),
+    ticks: int = 5,
 ) -> dict[str, Any]:
     """Rows of a name and an interval on one axis; `zones` is a width to both sides of 0 by name of the row."""
     zones, marked = zones or {}, set(marked)
@@ -67,7 +68,7 @@ def chart(
         if (zone := zones.get(name)) is not None:
             row |= {"zone": (axis.place(-zone), axis.place(zone)), "effect": zone}
         drawn.append(row)
-    return {"rows": drawn, "ticks": axis.ticks(), "zero": axis.place(0.0) if zero else None}
+    return {"rows": drawn, "ticks": axis.ticks(ticks), "zero": axis.place(0.0) if zero else None}
 
 
 def beside(measure: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,9 +94,10 @@ def bars(groups: Mapping[str, Mapping[str, tuple[int, int]]]) -> dict[str, Any]:
     longest = max((sum(parts) for group in groups.values() for parts in group.values()), default=0) or 1
     result: dict[str, Any] = {}
     for name, group in groups.items():
-        totals: list[int] = [sum(parts) for parts in group.values()]
+        totals = [sum(parts) for parts in group.values()]
+        smallest = min(totals, default=0)
         result[name] = {
-            "ratio": max(totals) / min(totals) if totals and min(totals) else None,
+            "ratio": max(totals) / smallest if smallest else None,
             "rows": [
                 {
                     "name": label,

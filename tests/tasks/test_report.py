@@ -17,7 +17,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from tasks import curated, gallery, page, provenance, report, scales, tracking
+from tasks import curated, gallery, page, provenance, report, scales, tracking, verdict
 from tasks.errors import UserError
 from tasks.params import Imbalance, Params
 from tests.tasks.results import ALARM, ARMS, GANS, write_results
@@ -81,14 +81,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     found = json.loads(inputs.downstream.read_text())
     found["confounds"]["warnings"].append(HOSTILE)
     inputs.downstream.write_text(json.dumps(found))
-    decide = report.decide
+    decide = verdict.decide
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv(tracking.PIPELINE_VARIABLE, "one-execution")
         patch.setattr(
-            report,
-            "decide",
+            "tasks.report.decide",
             lambda *facts: {**decide(*facts), "gates": GATES, "minimum_effect": {"classic": 0.0451, "real": None}},
         )
         report.run(inputs, outputs(folder / "out"), PARAMS)
@@ -130,8 +129,7 @@ def test_no_identifier_is_on_the_page(made: Path) -> None:
 
 def test_the_page_says_what_was_found(made: Path, shown: Parsed) -> None:
     downstream = json.loads((made / "reports/downstream.json").read_text())
-    verdict = json.loads((made / "out/verdict.json").read_text())
-    assert verdict["sentence"] in shown.text
+    assert json.loads((made / "out/verdict.json").read_text())["sentence"] in shown.text
     assert "0.0451 against classic, not known against real" in shown.text
     assert "Memorisation: passed" in shown.text
     assert "Diversity: not passed" in shown.text
@@ -206,7 +204,8 @@ def test_metrics_have_the_figures_of_the_contract(made: Path) -> None:
 
 def test_mlflow_has_them_too_and_the_page(made: Path) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{made}/mlflow.db")
-    (run,) = client.search_runs([client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id])
+    (experiment,) = client.search_experiments(filter_string=f"name = '{tracking.EXPERIMENT}'")
+    (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.tags["stage"] == "report"
     assert run.data.tags["verdict"] == "no evidence"
     found = json.loads((made / "out/metrics.json").read_text())
@@ -246,8 +245,7 @@ def test_without_rare_classes_there_is_a_page(tmp_path: Path, made: Path, monkey
         pd.read_csv(folder / "history.csv", usecols=["kimg", "seconds", "loss_generator", "loss_discriminator"]).to_csv(
             folder / "history.csv", index=False
         )
-    verdict = report.run(inputs, outputs(tmp_path / "out"), PARAMS)
-    assert verdict["verdict"] == "not needed"
+    assert report.run(inputs, outputs(tmp_path / "out"), PARAMS)["verdict"] == "not needed"
     text = parsed((tmp_path / "out/report.html").read_text()).text
     assert "nothing could be screened" in text
     assert "too few images to be measured" in text
