@@ -76,14 +76,11 @@ def beside(measure: Mapping[str, Any]) -> dict[str, Any]:
     shame = measure["shame"]
     all_values = [measure["value"], measure["floor"], measure["low"], measure["high"], *shame.values()]
     values = [v for v in all_values if v is not None]
-    log = min(values) > 0 and max(values) > 20 * min(values)
+    log = min(values, default=0) > 0 and max(values) > 20 * min(values)
     axis = around(values, log=log)
-    row: dict[str, Any] = {
-        "dot": axis.place(measure["value"]),
-        "floor": axis.place(measure["floor"]),
-        "shame": {name: axis.place(value) for name, value in shame.items() if value is not None},
-        "log": log,
-    }
+    there = {"dot": measure["value"], "floor": measure["floor"]}
+    row: dict[str, Any] = {name: axis.place(value) for name, value in there.items() if value is not None}
+    row |= {"shame": {name: axis.place(value) for name, value in shame.items() if value is not None}, "log": log}
     if measure["low"] is not None:
         row["line"] = axis.place(measure["low"]), axis.place(measure["high"])
     return row
