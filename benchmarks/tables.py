@@ -5,14 +5,17 @@ python -m benchmarks.tables
 
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-REPORTS, MODELS = Path("reports"), Path("models")
+from tasks.curated import SPLITS
+from tasks.report import MEASURES
+
+REPORTS, MODELS, SYNTHETIC = Path("reports"), Path("models"), Path("data/synthetic")
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -24,10 +27,8 @@ def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 def spread(value: dict[str, float | None]) -> str:
     """Mean and interval."""
-    if value["mean"] is None:
+    if value["mean"] is None or value["low"] is None:
         return "–"
-    if value["low"] is None:
-        return f"{value['mean']:.3f}"
     return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
 
@@ -35,56 +36,78 @@ def main() -> None:
     """Everything, one table below the other."""
     imbalance, downstream, verdict = (read(REPORTS / f"{n}.json") for n in ("imbalance", "downstream", "verdict"))
     qualities = {path.stem: read(path) for path in sorted((REPORTS / "quality").glob("*.json"))}
-    classes = imbalance["classes"]
+    screening = {name: read(SYNTHETIC / name / "dataset.json")["screening"] for name in qualities}
     print(f"Machine: {torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}.\n")
     print(f"**{verdict['sentence']}**\n")
-    splits = ("train", "val", "test")
-    counts = (
-        (label, *(c["images"][s] for s in splits), imbalance["plan"].get(label, 0)) for label, c in classes.items()
-    )
-    print(table(["class", *splits, "synthesised"], counts), "\n")
+    for name, gate in verdict.get("gates", {}).items():
+        print(f"- {name}: {'passed' if gate['passed'] else 'not passed'}; {gate['why']}")
+    print()
+    print(table(["class", *SPLITS, "to synthesise"], counts(imbalance)), "\n")
     print(table(["model", "kimg", "minutes", "images/s"], (training(name) for name in qualities)), "\n")
-    header = ["model", "class", "measure", "value", "floor", "better"]
-    rows = (
-        (name, label, measure, spread({**m, "mean": m["value"]}), f"{m['floor']:.3f}", m["better"])
-        for name, quality in qualities.items()
-        for label, of_class in quality["classes"].items()
-        for measure, m in of_class.get("measures", {}).items()
-    )
-    print(table(header, rows), "\n")
-    measures = [
-        *("rare_auprc", "auroc", "balanced_accuracy", "macro_f1", "sensitivity_at_90_specificity", "ece", "brier"),
-        *(f"recall_{label}" for label in classes),
-    ]
-    arms = ((arm, *(spread(values[m]) for m in measures)) for arm, values in downstream["arms"].items())
-    print(table(["arm", *measures], arms), "\n")
-    print_differences(downstream)
-    print_sweeps(downstream)
+    shames = ("blurred", "noisy", "one_image")
+    header = ["model", "class", "measure", "synthetic", "floor", *shames]
+    print(table(header, images(qualities, shames)), "\n")
+    print(table(["model", "class", "drawn", "removed", "by", "false alarms"], copies(screening)), "\n")
+    print(table(["arm", *MEASURES], ((a, *(spread(v[m]) for m in MEASURES)) for a, v in downstream["arms"].items())))
+    parts = [f"{part}_{label}" for label in downstream["classes"] for part in ("recall", "precision", "auprc")]
+    print()
+    print(table(["arm", *parts], ((a, *(spread(v[m]) for m in parts)) for a, v in downstream["arms"].items())))
+    if "comparison" in downstream:
+        print()
+        print(table(["arm", "against", "change of rare_auprc", "minimum effect"], differences(downstream)))
+    if any(downstream["sweeps"].values()):
+        print()
+        print(table(["arm", "ratio", "share of the real images", "rare_auprc"], sweeps(downstream)))
+    if downstream["cross"]:
+        print()
+        cells = (
+            (r["trained_on"], r["tested_on"], spread(r["auroc"]), spread(r["rare_auprc"])) for r in downstream["cross"]
+        )
+        print(table(["trained on", "tested on", "auroc", "rare_auprc"], cells))
 
 
-def print_differences(downstream: dict[str, Any]) -> None:
-    """The paired differences, with the smallest true one that would have been seen four times in five."""
-    if "comparison" not in downstream:
-        return
+def counts(imbalance: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Images of each class by split, and what the plan adds."""
+    for label, entry in imbalance["classes"].items():
+        yield label, *(entry["images"][split] for split in SPLITS), imbalance["plan"].get(label, 0)
+
+
+def images(qualities: dict[str, Any], shames: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Every measure beside its floor and its shames."""
+    for name, quality in qualities.items():
+        for label, entry in quality["classes"].items():
+            for measure, found in entry["measures"].items():
+                value = f"{found['value']:.3g}"
+                if found["low"] is not None:
+                    value += f" ({found['low']:.3g} to {found['high']:.3g})"
+                rest = (found["floor"], *(found["shame"][shame] for shame in shames))
+                yield name, label, measure, value, *(f"{number:.3g}" for number in rest)
+
+
+def copies(screening: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """What was drawn and what was removed as a copy of a train film."""
+    for name, found in screening.items():
+        alarms = "–" if found["false_alarms"] is None else f"{found['false_alarms']:.1%}"
+        for label, entry in found["classes"].items():
+            by = ", ".join(f"{signal} {n}" for signal, n in entry["reasons"].items()) or "–"
+            yield name, label, entry["drawn"], entry["removed"], by, alarms
+
+
+def differences(downstream: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Paired differences, and the smallest one that the test could have shown."""
     comparison = downstream["comparison"]
-    header = ["arm", "against", f"rare_auprc, {100 * comparison['confidence']:.3g} % interval", "minimum effect"]
-    rows = (
-        (arm, control, spread(difference), comparison["minimum_effect"][arm][control])
-        for arm, by_control in comparison["differences"].items()
-        for control, difference in by_control.items()
-    )
-    print(table(header, rows), "\n")
+    for arm, controls in comparison["differences"].items():
+        for control, difference in controls.items():
+            effect = comparison.get("minimum_effect", {}).get(arm, {}).get(control)
+            yield arm, control, spread(difference), "–" if effect is None else f"{effect:.3f}"
 
 
-def print_sweeps(downstream: dict[str, Any]) -> None:
-    """Ratios, real fractions and synthetic in place of real, as far as they were asked for."""
-    for name, key in (("ratio", "ratio"), ("real_fraction", "fraction")):
-        if rows := downstream["sweeps"][name]:
-            print(table(["arm", name, "rare_auprc"], ((r["arm"], r[key], spread(r["rare_auprc"])) for r in rows)), "\n")
-    if rows := downstream["cross"]:
-        header = ["trained on", "tested on", "auroc", "rare_auprc"]
-        cells = ((r["trained_on"], r["tested_on"], spread(r["auroc"]), spread(r["rare_auprc"])) for r in rows)
-        print(table(header, cells))
+def sweeps(downstream: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Both sweeps, one below the other."""
+    for row in downstream["sweeps"]["ratio"]:
+        yield row["arm"], f"{row['ratio']:g}", "", spread(row["rare_auprc"])
+    for row in downstream["sweeps"]["real_fraction"]:
+        yield row["arm"], "", f"{row['fraction']:g}", spread(row["rare_auprc"])
 
 
 def training(name: str) -> tuple[str, str, str, str]:

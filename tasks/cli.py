@@ -31,6 +31,7 @@ QUALITY, DOWNSTREAM, PREDICTIONS = (
     Path("reports/predictions.csv"),
 )
 REPORT, VERDICT, METRICS = Path("reports/report.html"), Path("reports/verdict.json"), Path("reports/metrics.json")
+REPORT_PLOTS = Path("reports/plots")
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file; without it the defaults hold.")]
 Curated = Annotated[Path, typer.Option("--curated", help="The curated image set.")]
@@ -179,11 +180,11 @@ def report(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS
         synthetic={name: SYNTHETIC / name for name in SYNTHETIC_ARMS},
         models={name: MODELS / name for name in SYNTHETIC_ARMS},
         imbalance=IMBALANCE,
-        imbalance_plots=IMBALANCE_PLOTS,
         quality={name: QUALITY / f"{name}.json" for name in SYNTHETIC_ARMS},
         downstream=DOWNSTREAM,
     )
-    print(stage.run(inputs, REPORT, VERDICT, METRICS, _params(params))["sentence"])
+    outputs = stage.Outputs(REPORT, VERDICT, METRICS, REPORT_PLOTS)
+    print(stage.run(inputs, outputs, _params(params))["sentence"])
 
 
 @app.command()

@@ -172,6 +172,8 @@ class Classify(Section):
 
 class Report(Section):
     examples: Annotated[int, Field(ge=1, le=64)] = 10
+    blind: Annotated[int, Field(ge=2, le=64)] = 12
+    seed: Seed = 0
 
 
 class Params(Section):

@@ -1,30 +1,25 @@
-"""Stage `report`: one self-contained page, and the verdict as JSON."""
+"""Stage `report`: one self-contained page, the verdict, figures for `dvc metrics` and curves for `dvc plots`."""
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import numpy as np
 import pandas as pd
 import yaml
 
-from tasks import curated, plots
+from tasks import curated, gallery, page, provenance, scales, tracking
 from tasks.comparison import PRIMARY
 from tasks.curated import SPLITS, ImageSet
 from tasks.errors import UserError
 from tasks.params import Params
 from tasks.verdict import decide
 
-TEMPLATES = Path(__file__).parent / "templates"
-PICTURES = {  # of a model folder, and what is to be seen there
-    "samples.png": "A row a class ({classes}); a column shares its latent.",
-    "interpolation.png": "On the great circle from the latent of the first column to that of the second.",
-    "attention.png": "Where attention looks from the numbered points of the first column: the brighter, the more.",
-}
+CALIBRATION = ("ece", "brier")
+MEASURES = ("auroc", PRIMARY, "balanced_accuracy", "macro_f1", "sensitivity_at_90_specificity", *CALIBRATION)
+AXES = {"roc": ("false_positive_rate", "true_positive_rate"), "pr": ("recall", "precision")}
+Content = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -35,105 +30,172 @@ class Inputs:
     synthetic: Mapping[str, Path]
     models: Mapping[str, Path]
     imbalance: Path
-    imbalance_plots: Path
     quality: Mapping[str, Path]
     downstream: Path
 
 
-def run(inputs: Inputs, page: Path, verdict_file: Path, metrics_file: Path, params: Params) -> dict[str, Any]:
-    """Write the page, the verdict and the metrics; returns the verdict. Raises UserError when a result is missing."""
+@dataclass(frozen=True)
+class Outputs:
+    """What the stage writes: the page, two JSON files, and a folder of CSV files for `dvc plots`."""
+
+    page: Path
+    verdict: Path
+    metrics: Path
+    plots: Path
+
+
+def run(inputs: Inputs, outputs: Outputs, params: Params) -> dict[str, Any]:
+    """Write all of `outputs` and log them as an MLflow run; returns the verdict.
+
+    Raises UserError when a result of another stage is missing or of an older format.
+    """
     try:
         content = _gather(inputs, params)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename} is missing; run the stages before `report`, or `dvc repro`") from None
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["figure"] = _figure
-    with curated.written_whole(page) as temporary:
-        temporary.write_text(environment.get_template("report.html").render(content), encoding="utf-8")
-    curated.write_json(verdict_file, content["verdict"])
-    curated.write_json(metrics_file, _metrics(content))
-    return content["verdict"]
+    except KeyError as error:
+        raise UserError(f"a result of another stage is incomplete (no {error}); {page.AGAIN}") from None
+    figures = metrics(content)
+    with tracking.tracked("report", params.report.model_dump(), content["dataset"]["digest"]) as tracked:
+        content |= {"pipeline_id": tracked.pipeline_id, "run_id": tracked.run_id, "links": tracked.links()}
+        with curated.written_whole(outputs.page) as temporary:
+            temporary.write_text(page.render(content), encoding="utf-8")
+        curated.write_json(outputs.verdict, content["verdict"])
+        curated.write_json(outputs.metrics, figures)
+        _write_plots(outputs.plots, content)
+        tracked.metrics(figures)
+        tracked.tag("verdict", content["verdict"]["verdict"])
+        for file in (outputs.page, outputs.verdict):
+            tracked.artifact(file.name, file.read_bytes())
+    return dict(content["verdict"])
 
 
-def _metrics(content: Mapping[str, Any]) -> dict[str, Any]:
+def metrics(content: Mapping[str, Any]) -> dict[str, Any]:
     """The few figures that `dvc metrics show` and `dvc metrics diff` put side by side."""
-    arms, classes = content["downstream"]["arms"], {name: q["classes"] for name, q in content["quality"].items()}
     return {
         "imbalance_ratio": content["imbalance"]["imbalance_ratio"],
-        PRIMARY: {arm: values[PRIMARY]["mean"] for arm, values in arms.items()},
-        "frechet_xray": {name: {label: m["frechet_xray"] for label, m in q.items()} for name, q in classes.items()},
-        "ms_ssim": {name: {label: m["ms_ssim"]["mean"] for label, m in q.items()} for name, q in classes.items()},
+        PRIMARY: {arm: values[PRIMARY]["mean"] for arm, values in content["downstream"]["arms"].items()},
+        "minimum_effect": content["verdict"].get("minimum_effect", {}),
+        "quality": {
+            name: {
+                label: {measure: found["value"] for measure, found in entry["measures"].items()}
+                for label, entry in quality["classes"].items()
+            }
+            for name, quality in content["quality"].items()
+        },
+        "copies_removed": {
+            name: {label: entry["removed"] for label, entry in screening.get("classes", {}).items()}
+            for name, screening in content["screening"].items()
+        },
     }
 
 
-def _gather(inputs: Inputs, params: Params) -> dict[str, Any]:
+def _gather(inputs: Inputs, params: Params) -> Content:
     """Everything that the template shows."""
-    real = curated.load(inputs.curated)
+    real = curated.load(inputs.curated).where(split="train")
     imbalance, downstream = _json(inputs.imbalance), _json(inputs.downstream)
     quality = {name: _json(path) for name, path in inputs.quality.items()}
-    histories = {name: pd.read_csv(folder / "history.csv") for name, folder in inputs.models.items()}
     synthetic = {name: curated.load(folder) for name, folder in inputs.synthetic.items()}
-    screening = {name: _json(folder / "dataset.json").get("screening") for name, folder in inputs.synthetic.items()}
-    compared = "comparison" in downstream
+    screening = {name: _json(folder / "dataset.json")["screening"] for name, folder in inputs.synthetic.items()}
+    verdict = decide(downstream, imbalance["plan"], quality, screening)
+    histories = {name: pd.read_csv(folder / "history.csv") for name, folder in inputs.models.items()}
+    made = {name: images for name, images in synthetic.items() if len(images.images)}
+    shown_set = _shown_set(verdict, made)
     return {
-        "verdict": decide(downstream, imbalance["plan"], quality, screening),
-        "forest": _picture(plots.png(plots.forest(downstream["comparison"]["differences"]))) if compared else None,
+        "verdict": verdict,
+        "forest": _forest(verdict, downstream),
         "imbalance": imbalance,
-        "counts": _picture((inputs.imbalance_plots / "counts.png").read_bytes()),
+        "bars": _bars(real.classes, imbalance, made.get(shown_set)),
+        "added_by": shown_set,
         "splits": SPLITS,
         "dataset": _json(inputs.curated / "dataset.json"),
-        "films": _films(real, synthetic, params.report.examples),
+        "films": gallery.side_by_side(real, synthetic, params.report.examples),
+        "blind": gallery.blind(real, synthetic, params.report.blind, params.report.seed),
         "quality": quality,
-        "ms_ssim_scales": next(iter(quality.values()))["ms_ssim_scales"],
+        "strips": {name: _strips(result) for name, result in quality.items()},
         "downstream": downstream,
-        "measures": ["auroc", PRIMARY, "balanced_accuracy", *(f"recall_{label}" for label in real.classes)],
-        "arms_plot": _picture(plots.png(plots.arms(downstream["arms"], PRIMARY))),
+        "measures": MEASURES,
+        "arms_chart": _arms(downstream, PRIMARY, verdict),
+        "calibration": {measure: _arms(downstream, measure, verdict, ticks=3) for measure in CALIBRATION},
         "confidence": f"{100 * params.classify.confidence:g} %",
-        "models": {name: _model(folder, real.classes) for name, folder in inputs.models.items()},
-        "training": _picture(plots.png(plots.training(histories))),
+        "training": page.training(histories),
+        "curves": page.curves(downstream, verdict),
+        "swept": page.swept(downstream, verdict),
+        "models": {name: gallery.of_model(folder, real.classes) for name, folder in inputs.models.items()},
+        "screening": screening,
+        "pairs": {name: gallery.pairs(folder, screening[name]) for name, folder in inputs.synthetic.items()},
         "params": yaml.safe_dump(params.model_dump(), sort_keys=False, default_flow_style=None),
+        "git_revision": provenance.git_revision(),
+        "locked": provenance.locked(),
     }
 
 
-def _films(real: ImageSet, synthetic: Mapping[str, ImageSet], examples: int) -> dict[str, dict[str, str]]:
-    """By class: a strip of real train images, and one of every model that made images of the class."""
-    train = real.where(split="train")
-    result = {}
-    for label in real.classes:
-        sets = {"real": train, **synthetic}
-        strips = {name: images.where(label=label).images for name, images in sets.items()}
-        result[label] = {name: _strip(images, examples) for name, images in strips.items() if len(images)}
-    return result
+def _shown_set(verdict: Mapping[str, Any], made: Mapping[str, ImageSet]) -> str:
+    """Which model's images the picture of the balance after adds: those of the candidate, if it has some."""
+    parts = verdict.get("candidate", "").split("+")
+    return next((name for name in made if name in parts), next(iter(made), ""))
 
 
-def _model(folder: Path, classes: list[str]) -> dict[str, str]:
-    """The pictures of a model folder by what is to be seen there; only one with attention has all of them."""
+def _bars(classes: list[str], imbalance: Content, synthetic: ImageSet | None) -> Content:
+    train = {label: imbalance["classes"][label]["images"]["train"] for label in classes}
+    groups = {"before": {label: (n, 0) for label, n in train.items()}}
+    if synthetic is not None:
+        made = synthetic.manifest["label"].value_counts()
+        groups["after"] = {label: (n, int(made.get(label, 0))) for label, n in train.items()}
+    return scales.bars(groups)
+
+
+def _forest(verdict: Content, downstream: Content) -> Content | None:
+    """The candidate's differences, and those of the other synthetic arms, on one axis; None without a comparison."""
+    if "comparison" not in downstream or "candidate" not in verdict:
+        return None
+    differences = downstream["comparison"]["differences"]
+    effects = downstream["comparison"].get("minimum_effect", {})
+    candidate = verdict["candidate"]
+    rows, zones, marked = [], {}, []
+    for arm in sorted(differences, key=lambda name: name != candidate):
+        for control, difference in differences[arm].items():
+            name = f"{arm} − {control}"
+            rows.append((name, difference))
+            zones[name] = effects.get(arm, {}).get(control)
+            if arm == candidate:
+                marked.append(name)
+    return scales.chart(rows, zones, zero=True, marked=marked)
+
+
+def _arms(downstream: Content, measure: str, verdict: Content, ticks: int = 5) -> Content:
+    rows = [(arm, values[measure]) for arm, values in downstream["arms"].items()]
+    return scales.chart(rows, marked=[verdict.get("candidate", "")], ticks=ticks)
+
+
+def _strips(quality: Content) -> Content:
+    """{class: {measure: places}}."""
     return {
-        words.format(classes=", ".join(classes)): _picture((folder / file).read_bytes())
-        for file, words in PICTURES.items()
-        if file != "attention.png" or (folder / file).exists()
+        label: {name: scales.beside(found) for name, found in entry["measures"].items()}
+        for label, entry in quality["classes"].items()
     }
 
 
-def _strip(images: np.ndarray, examples: int) -> str:
-    """`examples` images, evenly spread over the set: no choice of the best."""
-    rows = np.linspace(0, len(images) - 1, min(examples, len(images))).round().astype(int)
-    padded = np.full((examples, *images.shape[1:]), 255, dtype=np.uint8)
-    padded[: len(rows)] = images[rows]
-    return _picture(plots.picture_png(plots.mosaic(padded, examples), zoom=max(1, 128 // images.shape[1])))
-
-
-def _picture(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+def _write_plots(folder: Path, content: Content) -> None:
+    """CSV files for `dvc plots`: counts by class, each of a few measures by arm, and the curves of all arms."""
+    arms, curves = content["downstream"]["arms"], content["downstream"]["curves"]
+    rows = [{"when": when, **row} for when, group in content["bars"].items() for row in group["rows"]]
+    tables = {"counts": pd.DataFrame(rows).drop(columns="widths").rename(columns={"name": "class"})}
+    for measure in (PRIMARY, *CALIBRATION):
+        of_measure = [{"arm": arm, **values[measure]} for arm, values in arms.items()]
+        tables[measure] = pd.DataFrame(of_measure).rename(columns={"mean": measure})
+    for kind, (x, y) in AXES.items():
+        parts = [
+            pd.DataFrame({"class": label, "arm": arm, **found[kind]})
+            for arm, classes in curves.items()
+            for label, found in classes.items()
+        ] or [pd.DataFrame(columns=["class", "arm", "x", "mean", "low", "high"])]
+        tables[kind] = pd.concat(parts).rename(columns={"x": x, "mean": y}).dropna(subset=[y])
+    with curated.written_whole(folder) as temporary:
+        temporary.mkdir()
+        for name, table in tables.items():
+            table.to_csv(temporary / f"{name}.csv", index=False)
 
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _figure(value: Mapping[str, float | None]) -> str:
-    if value["mean"] is None:
-        return "–"
-    return f"{value['mean']:.3f}" + (f" ({value['low']:.3f}–{value['high']:.3f})" if value["low"] is not None else "")

@@ -5,6 +5,7 @@ The store is MLFLOW_TRACKING_URI, or the SQLite file `mlflow.db` in the working 
 
 import logging
 import os
+import re
 import sys
 import tempfile
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
 from mlflow.entities import Metric, Param
@@ -28,20 +30,34 @@ EXPERIMENT = "xraysynth"
 DEFAULT_STORE = "sqlite:///mlflow.db"
 LOCK_FILE = Path(".xraysynth/mlflow.lock")
 PIPELINE_VARIABLE = "XRAYSYNTH_PIPELINE_ID"
+NOT_IN_NAMES = re.compile(r"[^\w.\- :/]")  # MLflow refuses a whole batch for one such name, e.g. classic+msg_sagan
 
 
 class Run:
     """One open MLflow run. A store that fails on the way costs a warning, not the work that it was to remember."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client, self.run_id = client, run_id
+    def __init__(self, client: MlflowClient, run_id: str, pipeline_id: str = "") -> None:
+        self._client, self.run_id, self.pipeline_id = client, run_id, pipeline_id
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """Log numbers, nested ones with dots between the names, in one request."""
         now = int(time.time() * 1000)
         flat = [(k, float(v)) for k, v in _flatten(values) if isinstance(v, int | float) and not isinstance(v, bool)]
+        named = [Metric(NOT_IN_NAMES.sub("_", name), value, now, step) for name, value in flat]
         with _warned():
-            self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in flat])
+            self._client.log_batch(self.run_id, metrics=named)
+
+    def links(self) -> dict[str, str]:
+        """The pages of this execution's runs by stage, the newest of each; empty where no server shows them."""
+        server, found = _server(), dict[str, str]()
+        if server:
+            with _warned():
+                experiment = self._client.get_run(self.run_id).info.experiment_id
+                wanted = self.pipeline_id.replace("'", "")
+                for run in self._client.search_runs([experiment], f"tags.pipeline_id = '{wanted}'", max_results=200):
+                    page = f"{server}/#/experiments/{experiment}/runs/{run.info.run_id}"
+                    found.setdefault(run.data.tags.get("stage", run.info.run_id), page)
+        return dict(sorted(found.items()))
 
     def tag(self, name: str, value: object) -> None:
         """Set a tag of the run."""
@@ -81,11 +97,19 @@ def tracked(stage: str, params: Mapping[str, Any], data_digest: str) -> Iterator
         raise UserError(f"MLflow's store cannot be used ({_first_line(error)}); see MLFLOW_TRACKING_URI") from None
     status = "FAILED"
     try:
-        yield Run(client, run_id)
+        yield Run(client, run_id, tags["pipeline_id"])
         status = "FINISHED"
     finally:
         with _warned():
             client.set_terminated(run_id, status)
+
+
+def _server() -> str:
+    """The address of the tracking server, without name and password that may stand in it; "" for a local store."""
+    found = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if found.scheme not in ("http", "https"):
+        return ""
+    return urlunsplit((found.scheme, found.netloc.rpartition("@")[2], found.path.rstrip("/"), "", ""))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GUARD = ROOT / "tests" / "guard"
 PROJECT_FILES = (
     *("flows", "tasks", "model", "dvc.yaml", "params.yaml", "pyproject.toml"),
-    *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore"),
+    *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots"),
 )
 TINY = {  # what the sections of params.yaml become: seconds instead of minutes
     "ingest": {"size": 16, "classes": ["normal", "effusion", "pneumonia"], "max_quarantined": 0.8},

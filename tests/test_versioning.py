@@ -124,4 +124,6 @@ def test_plots_show_makes_a_page(project: TinyProject) -> None:
     project.run("dvc", "plots", "show", "--out", "plots")
     page = (project.path / "plots/index.html").read_text()
     assert "vega" in page
+    assert "ROC of each rare class and arm" in page
+    assert "true_positive_rate" in page
     assert len(list((project.path / "plots").rglob("*.png"))) == 2  # the sample grids

@@ -1,0 +1,231 @@
+"""A small complete set of what the stages before `report` write, with drawn values."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tasks import curated, imbalance, plots
+from tasks.curated import ImageSet
+from tasks.params import Imbalance
+from tasks.report import Inputs
+from tests.tasks.sets import write_set
+
+GANS = ("msg_gan", "msg_sagan")
+CONTROLS = ("real", "class_weight", "duplicate", "classic")
+ARMS = (*CONTROLS, *GANS, "classic+msg_sagan")
+ALARM = "the generator repeats itself: 61% of pairs of class 'rare' are all but one image"
+SIGNALS = {"pixels": 0.021, "correlation": 0.985, "features": 0.4}
+
+
+def write_results(
+    folder: Path,
+    real: Path | None = None,
+    draw: Callable[[ImageSet, str, int], np.ndarray] | None = None,
+    seed: int = 0,
+    params: Imbalance | None = None,
+) -> Inputs:
+    """Write all inputs of the stage `report` below `folder`; `real` is a curated set if not the small drawn one, and
+    `draw(real, label, n)` gives n synthetic images of a class."""
+    rng = np.random.default_rng(seed)
+    real = real or write_set(folder / "curated")
+    images = curated.load(real)
+    plan = imbalance.analyse(images.manifest, images.classes, params or Imbalance())
+    curated.write_json(folder / "reports/imbalance.json", plan)
+    for number, name in enumerate(GANS):
+        _synthetic(folder / "synthetic" / name, images, plan["plan"], rng, draw or _noised)
+        _model(folder / "models" / name, images, rng, attention=number == 1)
+        curated.write_json(folder / f"reports/quality/{name}.json", _quality(name, list(plan["plan"]), rng))
+    curated.write_json(folder / "reports/downstream.json", downstream(images, plan["rare"], rng))
+    return Inputs(
+        curated=real,
+        synthetic={name: folder / "synthetic" / name for name in GANS},
+        models={name: folder / "models" / name for name in GANS},
+        imbalance=folder / "reports/imbalance.json",
+        quality={name: folder / f"reports/quality/{name}.json" for name in GANS},
+        downstream=folder / "reports/downstream.json",
+    )
+
+
+def _noised(real: ImageSet, label: str, count: int) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    films = real.where(split="train", label=label).images
+    drawn = films[rng.integers(len(films), size=count)] + rng.normal(0, 20, (count, *films.shape[1:]))
+    return np.clip(drawn, 0, 255).astype(np.uint8)
+
+
+def _synthetic(
+    folder: Path,
+    real: ImageSet,
+    plan: dict[str, int],
+    rng: np.random.Generator,
+    draw: Callable[[ImageSet, str, int], np.ndarray],
+) -> None:
+    folder.mkdir(parents=True)
+    writer, rows, pairs, worst = curated.ShardWriter(folder), [], [], []
+    classes = {}
+    for label, count in plan.items():
+        removed = int(rng.integers(1, 4))
+        for k, image in enumerate(draw(real, label, count - removed)):
+            shard, row = writer.add(image)
+            rows.append([f"{label}-{k:06d}", label, shard, row])
+            if k < 4:
+                pairs.append([image, real.where(split="train", label=label).images[k]])
+                signal = str(rng.choice(list(SIGNALS)))
+                score = round(float(rng.uniform(0.5, 1.5)) * SIGNALS[signal], 4)
+                worst.append({"label": label, "signal": signal, "score": score, "removed": k == 0})
+        reasons = {str(rng.choice(list(SIGNALS))): removed}
+        classes[label] = {"drawn": count, "removed": removed, "reasons": reasons}
+    screening = {
+        "threshold": SIGNALS,
+        "false_alarms": round(float(rng.uniform(0, 0.01)), 4),
+        "classes": classes,
+        "worst": worst,
+    }
+    np.save(folder / "worst_pairs.npy", np.array(pairs, dtype=np.uint8))
+    manifest = pd.DataFrame(rows, columns=["image_id", "label", "shard", "row"])
+    curated.save_index(folder, manifest, real.classes, real.images.shape[1], writer, screening=screening)
+
+
+def _model(folder: Path, real: ImageSet, rng: np.random.Generator, attention: bool) -> None:
+    folder.mkdir(parents=True)
+    kimg = np.linspace(0.6, 6, 10)
+    history = pd.DataFrame({"kimg": kimg, "seconds": kimg * 20, "images_per_second": 50.0})
+    history["loss_generator"] = 0.7 + 2 * np.exp(-kimg) + rng.normal(0, 0.05, 10)
+    history["loss_discriminator"] = 0.6 + np.exp(-kimg) + rng.normal(0, 0.05, 10)
+    history["frechet"] = 90 * np.exp(-kimg / 2) + 6 + rng.uniform(0, 2, 10)
+    history["frechet_floor"] = 2.4
+    for k, label in enumerate(real.classes):
+        history[f"ms_ssim.{label}"] = 0.9 - 0.4 * (1 - np.exp(-kimg)) + 0.05 * k + rng.normal(0, 0.02, 10)
+        history[f"ms_ssim_real.{label}"] = 0.42 + 0.04 * k
+    if not attention:
+        history["alarm"] = [None] * 9 + [ALARM]
+    history.to_csv(folder / "history.csv", index=False)
+    films = np.concatenate([real.where(split="train", label=label).images[:8] for label in real.classes])
+    for name in ("samples", "interpolation"):
+        (folder / f"{name}.png").write_bytes(plots.picture_png(plots.mosaic(films, 8)))
+    if attention:
+        points = ((0.35, 0.3), (0.35, 0.7), (0.6, 0.5), (0.9, 0.1))
+        rows = [
+            (f"{label}\n32×32 px\ngamma 0.21", films[8 * k], rng.random((4, 16, 16)) ** 4)
+            for k, label in enumerate(real.classes)
+        ]
+        (folder / "attention.png").write_bytes(plots.png(plots.attention(rows, points), dpi=100))
+
+
+def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str, Any]:
+    def found(value: float, floor: float, shame: Sequence[float], better: str) -> dict[str, Any]:
+        value *= float(rng.uniform(0.9, 1.1))
+        names = ("blurred", "noisy", "one_image")
+        return {
+            "value": round(value, 4),
+            "low": round(value * 0.9, 4),
+            "high": round(value * 1.1, 4),
+            "floor": floor,
+            "shame": dict(zip(names, shame, strict=True)),
+            "better": better,
+        }
+
+    measures = {
+        "frechet_xray": (1.9, 0.61, (3.2, 4.4, 38.0), "low"),
+        "kid_xray": (0.012, 0.0004, (0.05, 0.08, 0.7), "low"),
+        "ms_ssim": (0.51, 0.42, (0.55, 0.35, 1.0), "floor"),
+        "precision": (0.71, 0.82, (0.4, 0.3, 1.0), "high"),
+        "recall": (0.55, 0.81, (0.5, 0.2, 0.0), "high"),
+        "density": (0.8, 0.99, (0.4, 0.2, 1.4), "high"),
+        "coverage": (0.7, 0.93, (0.6, 0.4, 0.02), "high"),
+    }
+    entry = {"real": 90, "synthetic": 300, "compared": 45}
+    return {
+        "model": name,
+        "ms_ssim_scales": 3,
+        "extractors": {"frechet_xray": "An encoder learnt from the train split.", "inception": "Not used: no weights."},
+        "classes": {
+            label: {"images": entry, "measures": {m: found(*facts) for m, facts in measures.items()}}
+            for label in labels
+        },
+    }
+
+
+def downstream(real: ImageSet, rare: list[str], rng: np.random.Generator) -> dict[str, Any]:
+    """What the stage `classify` writes; the arms with synthetic images a little better than the others."""
+    classes = real.classes
+    test = real.where(split="test").manifest
+
+    def around(value: float, spread: float = 0.05) -> dict[str, float]:
+        drawn = round(float(value + rng.normal(0, 0.01)), 4)
+        return {"mean": drawn, "low": round(drawn - spread, 4), "high": round(drawn + spread, 4)}
+
+    arms, curves, confusion = {}, {}, {}
+    x = np.linspace(0, 1, 101)
+    for k, arm in enumerate(ARMS):
+        plain = {"auroc": 0.86, "rare_auprc": 0.66, "balanced_accuracy": 0.78, "macro_f1": 0.77}
+        arms[arm] = {name: around(value + 0.012 * k) for name, value in plain.items()}
+        arms[arm] |= {
+            "sensitivity_at_90_specificity": around(0.6),
+            "ece": around(0.07, 0.02),
+            "brier": around(0.11, 0.01),
+        }
+        arms[arm] |= {f"{m}_{label}": around(0.75) for m in ("recall", "precision", "auprc") for label in classes}
+        power = 0.22 - 0.015 * k
+        roc, pr = x**power, 1 - (1 - 0.2) * x ** (2 + 0.5 * k)
+        curves[arm] = {
+            label: {
+                kind: {
+                    "x": [round(float(v), 2) for v in x],
+                    "mean": [round(float(v), 4) for v in mean],
+                    "low": [round(float(v), 4) for v in np.clip(mean - 0.06 * np.sin(np.pi * x) - 0.02, 0, 1)],
+                    "high": [round(float(v), 4) for v in np.clip(mean + 0.05 * np.sin(np.pi * x) + 0.01, 0, 1)],
+                }
+                for kind, mean in (("roc", roc), ("pr", pr))
+            }
+            for label in rare
+        }
+        shares = np.eye(len(classes)) * 3 + rng.random((len(classes), len(classes)))
+        confusion[arm] = (shares / shares.sum(1, keepdims=True)).round(4).tolist()
+    synthetic = [*GANS, "classic+msg_sagan"]
+    controls = ("classic", "duplicate", "real")
+    sides = {control: 0.02 + 0.02 * k for k, control in enumerate(controls)}
+    rows = [("msg_sagan", value) for value in (0.25, 0.5, 1.0, 2.0)]
+    return {
+        "primary": "rare_auprc",
+        "rare": rare,
+        "classes": classes,
+        "arms": arms,
+        "confusion": confusion,
+        "curves": curves,
+        "test": {
+            "images": len(test),
+            "patients": int(test["patient_id"].nunique()),
+            "by_class": {label: int((test["label"] == label).sum()) for label in classes},
+        },
+        "seeds": [0, 1],
+        "comparison": {
+            "reference": "classic",
+            "candidate": "msg_sagan",
+            "confidence": 0.9833,
+            "differences": {arm: {c: around(side, 0.03) for c, side in sides.items()} for arm in synthetic},
+            "minimum_effect": {arm: {c: 0.045 if c != "real" else None for c in controls} for arm in synthetic},
+        },
+        "sweeps": {
+            "ratio": [{"arm": arm, "ratio": r, "rare_auprc": around(0.68 + 0.02 * r)} for arm, r in rows],
+            "real_fraction": [
+                {"arm": arm, "fraction": f, "rare_auprc": around(0.5 + 0.2 * f + shift)}
+                for arm, shift in (("duplicate", 0), ("msg_sagan", 0.03))
+                for f in (0.1, 0.25, 0.5, 1.0)
+            ],
+        },
+        "cross": [
+            {"trained_on": a, "tested_on": b, "auroc": around(0.8), "rare_auprc": around(0.6)}
+            for a, b in (("msg_sagan", "real"), ("real", "msg_sagan"))
+        ],
+        "confounds": {
+            "warnings": ["Class 'rare' and view nearly coincide: 97 % of its films are AP, of the others 12 %."],
+            "groups": [
+                {"by": "view", "value": "PA", "images": 120, "auroc": dict.fromkeys(ARMS, 0.87)},
+                {"by": "view", "value": "AP", "images": 31, "auroc": dict.fromkeys(ARMS)},
+            ],
+        },
+    }
