@@ -91,7 +91,7 @@ def random_change(images: Tensor, generator: torch.Generator) -> tuple[Tensor, T
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, images: np.ndarray, batch: int = 256) -> np.ndarray:
-    """Features (N, FEATURES) float64 of images (N, H, W) uint8."""
+def encode(network: nn.Module, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Features (N, D) float64 of images (N, H, W) uint8, by a network that takes (B, 1, H, W) in [0, 1]."""
     parts = [torch.from_numpy(images[k : k + batch]).float()[:, None] / 255 for k in range(0, len(images), batch)]
-    return torch.cat([encoder(part) for part in parts]).double().numpy()
+    return torch.cat([network(part) for part in parts]).double().numpy()
