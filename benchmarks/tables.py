@@ -42,14 +42,10 @@ def main() -> None:
     )
     print(table(["class", *splits, "synthesised"], counts), "\n")
     print(table(["model", "kimg", "minutes", "images/s"], (training(name) for name in qualities)), "\n")
-    header = ["model", "class", "frechet_xray (floor)", "MS-SSIM of pairs (real pairs)"]
+    shown = ("frechet_xray", "kid_xray", "ms_ssim", "precision", "recall", "density", "coverage")
+    header = ["model", "class", *(f"{measure} (real)" for measure in shown)]
     rows = (
-        (
-            name,
-            label,
-            f"{m['frechet_xray']:.2f} ({m['frechet_xray_floor']:.2f})",
-            f"{m['ms_ssim']['mean']:.3f} ± {m['ms_ssim']['standard_error']:.3f} ({m['ms_ssim_real']['mean']:.3f})",
-        )
+        (name, label, *(f"{m['measures'][key]['value']:.3g} ({m['measures'][key]['floor']:.3g})" for key in shown))
         for name, quality in qualities.items()
         for label, m in quality["classes"].items()
     )

@@ -67,7 +67,7 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """(N, M) squared Euclidean distances of features (N, D) and (M, D); exactly 0 where they are equal."""
     norms_a, norms_b = (a * a).sum(1, keepdim=True), (b * b).sum(1)
     distances = torch.addmm(norms_b, a, b.T, alpha=-2).add_(norms_a)
-    return torch.nn.functional.threshold_(distances, ROUND_OFF * float(norms_b.max()), 0.0)
+    return torch.threshold_(distances, ROUND_OFF * float(norms_b.max()), 0.0)
 
 
 def kid(a: np.ndarray, b: np.ndarray, subset: int = 1000, subsets: int = 20, seed: int = 0) -> float:

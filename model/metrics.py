@@ -79,7 +79,7 @@ def mean_of_pairs(values: np.ndarray, index: np.ndarray, confidence: float = 0.9
     """
     mean = values.mean()
     rest = values - mean
-    shared = sum(np.bincount(ends, rest, index.max() + 1) for ends in index.T)  # by image, its pairs' residuals
+    shared = np.bincount(index.T.ravel(), np.tile(rest, 2))  # by image, the sum of its pairs' residuals
     independent = float(rest @ rest)
     variance = max(float((shared**2).sum()) - independent, independent) / len(values) ** 2
     reach = NormalDist().inv_cdf(0.5 + confidence / 2) * variance**0.5
@@ -165,4 +165,4 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 def _covariance_factor(features: np.ndarray) -> np.ndarray:
     """(min(N, D), D): its product with its own transpose, from the left, is the covariance of features (N, D)."""
     factor = (features - features.mean(0)) / (len(features) - 1) ** 0.5
-    return np.linalg.qr(factor, mode="r") if len(factor) > factor.shape[1] else factor
+    return np.asarray(np.linalg.qr(factor, mode="r")) if len(factor) > factor.shape[1] else factor

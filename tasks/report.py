@@ -63,8 +63,12 @@ def _metrics(content: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "imbalance_ratio": content["imbalance"]["imbalance_ratio"],
         PRIMARY: {arm: values[PRIMARY]["mean"] for arm, values in arms.items()},
-        "frechet_xray": {name: {label: m["frechet_xray"] for label, m in q.items()} for name, q in classes.items()},
-        "ms_ssim": {name: {label: m["ms_ssim"]["mean"] for label, m in q.items()} for name, q in classes.items()},
+        **{
+            measure: {
+                name: {label: m["measures"][measure]["value"] for label, m in q.items()} for name, q in classes.items()
+            }
+            for measure in ("frechet_xray", "ms_ssim", "coverage")
+        },
     }
 
 
