@@ -7,10 +7,8 @@ whether all real ones are reached. All are to be read beside a floor: the same o
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-ROWS = 256  # of a distance matrix at a time: its chunk of 10,000 columns takes 20 MB
+ROWS = 128  # of a distance matrix at a time: its chunk of 10,000 columns takes 10 MB
 ROUND_OFF = 1e-12  # a squared distance below this share of the largest squared norm is that of equal features
 
 
@@ -35,9 +33,9 @@ def manifold(real: np.ndarray, fake: np.ndarray, neighbours: int = 5) -> Manifol
     if neighbours < 1 or min(len(real), len(fake)) <= neighbours:
         raise ValueError(f"{len(real)} and {len(fake)} images have no {neighbours} neighbours each")
     # A common centre changes no distance and keeps the squares small.
-    a, b = (torch.from_numpy(x - real.mean(0)).double() for x in (real, fake))
+    a, b = (x - real.mean(0, dtype=np.float64) for x in (real, fake))
     radii_a, radii_b = _radii(a, neighbours), _radii(b, neighbours)
-    balls = torch.zeros(len(b), dtype=torch.int64)  # by fake, the real balls that it is in
+    balls = np.zeros(len(b), dtype=np.int64)  # by fake, the real balls that it is in
     recalled = covered = 0
     for start in range(0, len(a), ROWS):
         distances = _squared_distances(a[start : start + ROWS], b)
@@ -46,28 +44,33 @@ def manifold(real: np.ndarray, fake: np.ndarray, neighbours: int = 5) -> Manifol
         covered += int(within.any(1).sum())
         recalled += int((distances < radii_b).any(1).sum())
     return Manifold(
-        precision=float((balls > 0).double().mean()),
+        precision=float((balls > 0).mean()),
         recall=recalled / len(a),
-        density=float(balls.double().mean()) / neighbours,
+        density=float(balls.mean()) / neighbours,
         coverage=covered / len(a),
     )
 
 
-def _radii(x: Tensor, neighbours: int) -> Tensor:
+def _radii(x: np.ndarray, neighbours: int) -> np.ndarray:
     """(N,): squared distance of each feature to its `neighbours`-th nearest other one."""
-    parts = []
+    radii = np.empty(len(x))
     for start in range(0, len(x), ROWS):
         distances = _squared_distances(x[start : start + ROWS], x)
-        distances.diagonal(start).fill_(torch.inf)  # itself
-        parts.append(distances.topk(neighbours, dim=1, largest=False, sorted=False).values.amax(1))
-    return torch.cat(parts)
+        rows = np.arange(len(distances))
+        distances[rows, start + rows] = np.inf  # itself
+        distances.partition(neighbours - 1, axis=1)
+        radii[start : start + ROWS] = distances[:, neighbours - 1]
+    return radii
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N, M) squared Euclidean distances of features (N, D) and (M, D); exactly 0 where they are equal."""
-    norms_a, norms_b = (a * a).sum(1, keepdim=True), (b * b).sum(1)
-    distances = torch.addmm(norms_b, a, b.T, alpha=-2).add_(norms_a)
-    return torch.threshold_(distances, ROUND_OFF * float(norms_b.max()), 0.0)
+    norms_a, norms_b = ((x * x).sum(1) for x in (a, b))
+    distances = (-2 * a) @ b.T
+    distances += norms_a[:, None]
+    distances += norms_b
+    distances[distances < ROUND_OFF * norms_b.max()] = 0
+    return distances
 
 
 def kid(a: np.ndarray, b: np.ndarray, subset: int = 1000, subsets: int = 20, seed: int = 0) -> float:

@@ -25,9 +25,7 @@ def by_definition(real: np.ndarray, fake: np.ndarray, k: int) -> Manifold:
     )
 
 
-@pytest.mark.parametrize(
-    ("n", "m", "k", "width"), [(60, 45, 5, 1.0), (300, 2 * ROWS + 1, 3, 1.3), (ROWS + 1, 20, 1, 0.4)]
-)
+@pytest.mark.parametrize(("n", "m", "k", "width"), [(60, 45, 5, 1.0), (300, 2 * ROWS + 1, 3, 1.3), (257, 20, 1, 0.4)])
 def test_it_equals_the_definition(n: int, m: int, k: int, width: float) -> None:
     rng = np.random.default_rng(n)
     real, fake = rng.normal(5, 1, (n, 6)), rng.normal(5.3, width, (m, 6))
