@@ -2,7 +2,8 @@
 
 Self-supervised by auto-encoding transformations (Zhang et al. 2019, arXiv 1901.04596): the network sees a film
 before and after a random change and estimates what was done to it. What it must notice for that, blur, noise,
-contrast and position, is what a poor generator gets wrong. Its distances are never to be called FID.
+contrast and position, is what a poor generator gets wrong. Trained on the labels instead, the same network hardly sees
+noise (docs/benchmarks.md). Its distances are never to be called FID.
 """
 
 from dataclasses import dataclass
