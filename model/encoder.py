@@ -2,7 +2,8 @@
 
 Self-supervised by auto-encoding transformations (Zhang et al. 2019, arXiv 1901.04596): the network sees a film
 before and after a random change and estimates what was done to it. What it must notice for that, blur, noise,
-contrast and position, is what a poor generator gets wrong. Its distances are never to be called FID.
+contrast and position, is what a poor generator gets wrong. Trained on the labels instead, the same network hardly sees
+noise (docs/benchmarks.md). Its distances are never to be called FID.
 """
 
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def random_change(images: Tensor, generator: torch.Generator) -> tuple[Tensor, T
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, images: np.ndarray, batch: int = 256) -> np.ndarray:
-    """Features (N, FEATURES) float64 of images (N, H, W) uint8."""
+def encode(network: nn.Module, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Features (N, D) float64 of images (N, H, W) uint8, by a network that takes (B, 1, H, W) in [0, 1]."""
     parts = [torch.from_numpy(images[k : k + batch]).float()[:, None] / 255 for k in range(0, len(images), batch)]
-    return torch.cat([encoder(part) for part in parts]).double().numpy()
+    return torch.cat([network(part) for part in parts]).double().numpy()

@@ -150,11 +150,10 @@ def quality(name: GanName, curated: Curated = CURATED, params: ParamsFile = para
     from tasks import quality as stage
 
     result = stage.run(name, curated, SYNTHETIC / name, ENCODER, QUALITY / f"{name}.json", _params(params).quality)
-    for label, m in result["classes"].items():
-        print(
-            f"{name} {label}: frechet_xray {m['frechet_xray']} (floor {m['frechet_xray_floor']}), "
-            f"MS-SSIM {m['ms_ssim']['mean']} (real {m['ms_ssim_real']['mean']})"
-        )
+    for label, entry in result["classes"].items():
+        measures = ", ".join(f"{measure} {m['value']} ({m['floor']})" for measure, m in entry["measures"].items())
+        print(f"{name} {label}, beside real images: {measures}")
+    print(f"Inception: {result['extractors']['inception']}")
 
 
 @app.command()

@@ -8,12 +8,16 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from model.encoder import FEATURES, EncoderConfig, train_encoder
 from model.encoder import Encoder as EncoderNetwork
-from model.encoder import EncoderConfig, train_encoder
 from tasks import curated
 from tasks.errors import UserError
 from tasks.params import Encoder
 
+USED = (
+    f"An encoder of {FEATURES} features, learnt from this train split without labels: for frechet_xray, kid_xray, "
+    "precision, recall, density and coverage; never to be read as the published FID."
+)
 WEIGHTS, CONFIG = "encoder.safetensors", "config.json"
 
 

@@ -145,6 +145,7 @@ class Synthesize(Section):
 class Quality(Section):
     pairs: Count = 400
     repeats: Count = 10
+    inception_weights: str = ""
     seed: Seed = 0
 
 

@@ -1,17 +1,37 @@
-"""Stage `quality`: are the synthetic images of a class as near to the real ones, and as varied, as real ones are?"""
+"""Stage `quality`: are the synthetic images of a class as near to the real ones, and as varied, as real ones are?
 
+Every measure stands beside its floor, the same number for real images, and beside its ceiling of shame: the same for
+real images that were blurred or made noisy, and for one image repeated. A value beyond those says nothing good.
+"""
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from model.encoder import Encoder, encode
-from model.metrics import frechet_distance, ms_ssim_pairs, ms_ssim_scales
-from tasks import curated, tracking
+from model.inception import Inception
+from model.manifold import kid, manifold
+from model.metrics import balanced_pairs, frechet_distance, mean_of_pairs, ms_ssim_pairs, ms_ssim_scales
+from tasks import curated, inception, tracking
 from tasks import encoder as encoder_stage
 from tasks.params import Quality
 
 MIN_IMAGES = 4  # two halves of two: below that there is no floor
+BLUR, NOISE = 1.0, 10.0  # of the shame: sigma in pixels, and in grey levels of 255
+BETTER = {  # density above that of real images crowds around few of them; MS-SSIM above it has lost variety
+    **dict.fromkeys(("frechet_xray", "kid_xray", "fid", "kid"), "low"),
+    **dict.fromkeys(("precision", "recall", "coverage"), "high"),
+    **dict.fromkeys(("density", "ms_ssim"), "floor"),
+}
+INTERVALS = (
+    "Of ms_ssim: 95 % over the images, whose pairs share them. Of the others: the range over the random halves of the "
+    "real images."
+)
+
+Measure = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # of features (N, D) real and (N, D) others
 
 
 def run(
@@ -20,50 +40,126 @@ def run(
     """Measure the synthetic set of the model `name` against the real train split, class by class."""
     real, synthetic = curated.load(curated_folder), curated.load(synthetic_folder)
     network, _ = encoder_stage.load(encoder_folder)
+    published, words = inception.load(params.inception_weights)
     train = real.where(split="train")
     with tracking.tracked(f"quality@{name}", params.model_dump(), real.digest) as tracked:
         result: dict[str, Any] = {
             "model": name,
             "ms_ssim_scales": ms_ssim_scales(real.images.shape[1]),
+            "extractors": {"frechet_xray": encoder_stage.USED, "inception": words},
+            "intervals": INTERVALS,
             "classes": {},
+            "left_out": {},
         }
         for label in sorted(set(synthetic.manifest["label"])):
             pair = train.where(label=label).images, synthetic.where(label=label).images
             if min(map(len, pair)) >= MIN_IMAGES:
-                result["classes"][label] = measure(*pair, network, params)
+                result["classes"][label] = measure(*pair, network, params, published)
+            else:
+                result["left_out"][label] = f"Fewer than {MIN_IMAGES} real or synthetic images: there is no floor."
         curated.write_json(out, result)
         tracked.metrics(result["classes"])
         tracked.artifact(out.name, out.read_bytes())
     return result
 
 
-def measure(real: np.ndarray, synthetic: np.ndarray, network: Encoder, params: Quality) -> dict[str, Any]:
+def measure(
+    real: np.ndarray, synthetic: np.ndarray, network: Encoder, params: Quality, published: Inception | None = None
+) -> dict[str, Any]:
     """Measures of synthetic (M, H, W) against real (N, H, W) uint8 images of one class, N and M at least MIN_IMAGES.
 
-    `frechet_xray` and its floor are medians over random halves of the real images, all at the same number of
-    images: synthetic against a half, and the other half against it.
+    Features are compared at the same number of images everywhere: random halves of the real images with synthetic
+    ones, with the other half (the floor) and with that half damaged (the shame); the value is the mean over the halves.
     """
     rng = np.random.default_rng(params.seed)
-    features_real, features_synthetic = encode(network, real), encode(network, synthetic)
+    blurred, noisy = blur(real), noise(real, rng)
     n = min(len(real) // 2, len(synthetic))
-    floors, distances = [], []
+    result = _pair_measures(real, synthetic, blurred, noisy, params)
+    images = {"real": real, "synthetic": synthetic, "blurred": blurred, "noisy": noisy}
+    extractors: list[tuple[Encoder | Inception, int, Measure]] = [(network, 256, _of_encoder(min(5, n - 1)))]
+    if published is not None:
+        extractors.append((published, 16, _of_inception))
+    for extractor, batch, measures in extractors:
+        features = {kind: encode(extractor, some, batch) for kind, some in images.items()}
+        result |= _feature_measures(features, n, params, measures)
+    counts = {"real": len(real), "synthetic": len(synthetic), "compared": n}
+    return {"images": counts, "measures": {name: result[name] for name in BETTER if name in result}}
+
+
+def blur(images: np.ndarray, sigma: float = BLUR) -> np.ndarray:
+    """Images (N, H, W) uint8 behind a Gaussian of `sigma` pixels."""
+    return gaussian_filter(images.astype(np.float32), (0, sigma, sigma)).round().astype(np.uint8)
+
+
+def noise(images: np.ndarray, rng: np.random.Generator, sigma: float = NOISE) -> np.ndarray:
+    """Images (N, H, W) uint8 with independent Gaussian noise of `sigma` grey levels."""
+    return np.clip(images + rng.normal(0, sigma, images.shape), 0, 255).round().astype(np.uint8)
+
+
+def _of_encoder(neighbours: int) -> Measure:
+    def measures(real: np.ndarray, others: np.ndarray) -> dict[str, float]:
+        distances = {"frechet_xray": frechet_distance(real, others), "kid_xray": kid(real, others)}
+        return {**distances, **vars(manifold(real, others, neighbours))}
+
+    return measures
+
+
+def _of_inception(real: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    return {"fid": frechet_distance(real, others), "kid": kid(real, others)}
+
+
+def _feature_measures(
+    features: Mapping[str, np.ndarray], n: int, params: Quality, measures: Measure
+) -> dict[str, dict[str, Any]]:
+    """Entries of the report, by measure; every repetition compares with another random half of the real images."""
+    rng = np.random.default_rng(params.seed)
+    values: dict[str, dict[str, list[float]]] = {}
     for _ in range(params.repeats):
-        order = rng.permutation(len(real))
-        half, other = features_real[order[:n]], features_real[order[n : 2 * n]]
-        floors.append(frechet_distance(half, other))
-        distances.append(frechet_distance(half, features_synthetic[rng.permutation(len(synthetic))[:n]]))
+        order = rng.permutation(len(features["real"]))
+        half, other = order[:n], order[n : 2 * n]
+        compared = {
+            "value": features["synthetic"][rng.permutation(len(features["synthetic"]))[:n]],
+            "floor": features["real"][other],
+            "blurred": features["blurred"][other],
+            "noisy": features["noisy"][other],
+            "one_image": np.repeat(features["real"][other[:1]], n, axis=0),
+        }
+        for kind, some in compared.items():
+            for name, value in measures(features["real"][half], some).items():
+                values.setdefault(name, {}).setdefault(kind, []).append(value)
     return {
-        "images": {"real": len(real), "synthetic": len(synthetic), "compared": n},
-        "frechet_xray": round(float(np.median(distances)), 4),
-        "frechet_xray_floor": round(float(np.median(floors)), 4),
-        "ms_ssim": _mean_with_error(ms_ssim_pairs(synthetic, params.pairs, params.seed)),
-        "ms_ssim_real": _mean_with_error(ms_ssim_pairs(real, params.pairs, params.seed)),
+        name: _entry(
+            name,
+            (float(np.mean(kinds["value"])), min(kinds["value"]), max(kinds["value"])),
+            {kind: float(np.mean(kinds[kind])) for kind in kinds if kind != "value"},
+        )
+        for name, kinds in values.items()
     }
 
 
-def _mean_with_error(values: np.ndarray) -> dict[str, float]:
-    """Mean and its standard error."""
+def _pair_measures(
+    real: np.ndarray, synthetic: np.ndarray, blurred: np.ndarray, noisy: np.ndarray, params: Quality
+) -> dict[str, dict[str, Any]]:
+    """MS-SSIM of pairs. Its mean does not depend on how many images there are, so all of them are used."""
+
+    def mean(images: np.ndarray) -> tuple[float, float, float]:
+        values = ms_ssim_pairs(images, params.pairs, params.seed)
+        return mean_of_pairs(values, balanced_pairs(len(images), params.pairs, params.seed))
+
+    others = {"floor": mean(real)[0], "blurred": mean(blurred)[0], "noisy": mean(noisy)[0], "one_image": 1.0}
+    return {"ms_ssim": _entry("ms_ssim", mean(synthetic), others)}
+
+
+def _entry(name: str, value: tuple[float, float, float], others: Mapping[str, float]) -> dict[str, Any]:
+    rounded = {kind: _short(number) for kind, number in others.items()}
     return {
-        "mean": round(float(values.mean()), 4),
-        "standard_error": round(float(values.std() / len(values) ** 0.5), 4),
+        **dict(zip(("value", "low", "high"), map(_short, value), strict=True)),
+        "floor": rounded.pop("floor"),
+        "shame": rounded,
+        "better": BETTER[name],
     }
+
+
+def _short(value: float) -> float:
+    """Five significant digits."""
+    return float(f"{value:.5g}")

@@ -6,7 +6,15 @@ import torch
 from pytorch_msssim import ms_ssim as reference
 
 from model.encoder import EncoderConfig, encode, train_encoder
-from model.metrics import MS_SSIM_WEIGHTS, frechet_distance, ms_ssim, ms_ssim_pairs, ms_ssim_scales
+from model.metrics import (
+    MS_SSIM_WEIGHTS,
+    balanced_pairs,
+    frechet_distance,
+    mean_of_pairs,
+    ms_ssim,
+    ms_ssim_pairs,
+    ms_ssim_scales,
+)
 
 
 def blobs(n: int, side: int, seed: int = 0) -> np.ndarray:
@@ -47,6 +55,32 @@ def test_pairs_are_of_different_images_and_repeatable() -> None:
     np.testing.assert_array_equal(ms_ssim_pairs(images, 30, seed=1), ms_ssim_pairs(images, 30, seed=1))
 
 
+@pytest.mark.parametrize(("n", "pairs"), [(2, 50), (9, 20), (10, 100), (70, 150)])
+def test_every_pair_comes_once_and_every_image_equally_often(n: int, pairs: int) -> None:
+    index = balanced_pairs(n, pairs, seed=3)
+    assert len(index) == min(pairs, n * (n - 1) // 2)
+    assert len({frozenset(pair) for pair in index.tolist()}) == len(index)
+    assert (index[:, 0] != index[:, 1]).all()
+    assert np.ptp(np.bincount(index.ravel(), minlength=n)) <= 2
+    images = blobs(n, 32)
+    a, b = (torch.from_numpy(images[ends]).float()[:, None] / 255 for ends in index.T)
+    np.testing.assert_allclose(ms_ssim_pairs(images, pairs, seed=3), ms_ssim(a, b), atol=1e-6)
+
+
+@pytest.mark.parametrize("pairs", [40, 400])
+def test_the_interval_of_pairs_holds_the_mean_as_often_as_it_says(pairs: int) -> None:
+    """Pairs share images, so intervals of independent pairs would hold it far less often."""
+    rng, index, hits, naive = np.random.default_rng(0), balanced_pairs(40, pairs), 0, 0
+    for _ in range(400):
+        x = rng.uniform(0, 0.5, 40)
+        values = 0.25 + (x[index] - 0.25).sum(1) / 2 + rng.normal(0, 0.02, len(index))
+        _, low, high = mean_of_pairs(values, index)
+        hits += low <= 0.25 <= high
+        naive += abs(values.mean() - 0.25) <= 1.96 * values.std() / len(values) ** 0.5
+    assert 0.91 <= hits / 400 <= 0.98
+    assert naive / 400 < (0.88 if pairs == 40 else 0.4)
+
+
 def test_one_image_repeated_has_no_variety() -> None:
     images = blobs(20, 64)
     assert ms_ssim_pairs(np.repeat(images[:1], 20, axis=0), 50).min() > 0.999
@@ -65,6 +99,16 @@ def test_frechet_distance_of_gaussians() -> None:
     assert frechet_distance(a, b) == pytest.approx(1 + 3 * (2 - 1) ** 2, rel=0.03)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
+
+
+def test_frechet_distance_equals_the_trace_of_the_matrix_root() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(200, 12)) @ rng.normal(size=(12, 12)), rng.normal(size=(90, 12))
+    covariances = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real).sum()
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + sum(map(np.trace, covariances)) - 2 * root
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(a[:8], b[:9]) >= 0
 
 
 def test_frechet_distance_with_fewer_images_than_features() -> None:
