@@ -69,7 +69,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = write_results(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         outputs = report.Outputs(folder / "page.html", folder / "v.json", folder / "m.json", folder / "plots")
         report.run(inputs, outputs, Params())
     return outputs.page

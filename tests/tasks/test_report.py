@@ -84,7 +84,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     decide = verdict.decide
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        # By its whole path: within a process MLflow takes the first mlflow.db for all of that name.
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         patch.setenv(tracking.PIPELINE_VARIABLE, "one-execution")
         patch.setattr("tasks.report.decide", lambda *facts: {**decide(*facts), "gates": GATES})  # hostile words
         report.run(inputs, outputs(folder / "out"), PARAMS)
