@@ -30,7 +30,7 @@ from benchmarks.tables import table
 from tasks.classify import Data, held_out_images, train_and_predict
 from tasks.comparison import compare
 from tasks.curated import ImageSet
-from tasks.params import Classify
+from tasks.params import Arm, Classify
 from tasks.phantom import radiograph
 from tasks.phantom.anatomy import draw_anatomy, draw_pose
 from tasks.phantom.disease import Label
@@ -68,8 +68,8 @@ def pool(label: Label) -> np.ndarray:
 
 TRAIN, VAL, TEST = (240, 16), (120, 24), (720, 140)  # films of CLASSES in each split, a patient each
 RARE = CLASSES[1]
-PLAN = {RARE: TRAIN[0] - TRAIN[1]}
-CONTROLS = ("real", "duplicate", "classic")
+PLAN: dict[str, int] = {RARE: TRAIN[0] - TRAIN[1]}
+CONTROLS: tuple[Arm, ...] = ("real", "duplicate", "classic")
 TREATMENTS = {"oracle": 1, "shuffled": 1, "copies": 2}  # and how many arms with images of that kind
 ARMS = ("msg_gan", "msg_sagan")  # whose place they take
 PARAMS = Classify(arms=list(CONTROLS), seeds=[0, 1, 2], steps=150, bootstrap=1000)
