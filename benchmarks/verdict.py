@@ -24,9 +24,9 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from tasks.arms import Job
 
 from benchmarks.tables import table
+from tasks.arms import Job
 from tasks.classify import Data, held_out_images, train_and_predict
 from tasks.comparison import compare
 from tasks.curated import ImageSet
