@@ -31,6 +31,8 @@ ifdef XRAYSYNTH_DVC_REMOTE
 	@dvc remote modify --local storage url "$(XRAYSYNTH_DVC_REMOTE)"
 endif
 
+# One thread: steps as small as the tests' gain nothing by a second, and lose much where another program has the core.
+test: export OMP_NUM_THREADS := 1
 test: install
 	pytest
 
