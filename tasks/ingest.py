@@ -27,9 +27,9 @@ from tasks.labels import Labels, decide, read_labels
 from tasks.params import Ingest
 from tasks.progress import track
 from tasks.reading import FACTS, Reading
-from tasks.split import split_patients
+from tasks.split import split_patients, thinned
 
-ON_PURPOSE = ("other_class", "several_labels", "duplicate")  # left out as the params say: no sign of damage
+ON_PURPOSE = ("other_class", "several_labels", "duplicate", "thinned")  # left out as the params say: no sign of damage
 QUARANTINE_COLUMNS = ["path", "reason", "sentence", "digest"]
 FILES_AT_ONCE = 1024
 DECODERS = ("pydicom", "imagecodecs", "pillow", "opencv-python-headless")
@@ -74,24 +74,35 @@ def run(source: Path, labels: Path, out: Path, params: Ingest) -> dict[str, Any]
     )
     with decoded.opened(_settings(how, params.clahe_clip, pseudonym)) as store:
         digests, unchanged = _decode_new(source.resolve(), files, store, how, params, pseudonym, quarantine)
-        taken, refused = _settle(digests, store, table, params, pseudonym)
-        quarantine = sorted(quarantine + refused, key=lambda row: row.path)
-        counts = {
-            "inputs": inputs,
-            "curated": len(taken),
-            "quarantined": len(quarantine),
-            "reasons": dict(Counter(row.reason for row in quarantine).most_common()),
-        }
-        refusals = pd.DataFrame([row.columns() for row in quarantine], columns=QUARANTINE_COLUMNS)
+        settled, refused = _settle(digests, store, table, params, pseudonym)
+        quarantine += refused
         beside = out.with_name(f"{out.name}.quarantine.csv")
-        _check_quarantined(counts, source, refusals, beside, params.max_quarantined)
+        _check_quarantined(_counts(inputs, quarantine), source, _refusals(quarantine), beside, params.max_quarantined)
+        taken, thinned_out = _split(settled, params)
+        quarantine += thinned_out
+        counts = _counts(inputs, quarantine)
         with curated.written_whole(out) as folder:
             folder.mkdir()
-            refusals.to_csv(folder / "quarantine.csv", index=False)
+            _refusals(quarantine).to_csv(folder / "quarantine.csv", index=False)
             _write(folder, taken, store, params, pseudonym, counts)
         beside.unlink(missing_ok=True)
         store.tidy(list(digests.values()))
     return {**counts, "unchanged": unchanged}
+
+
+def _counts(inputs: int, quarantine: list[Quarantined]) -> dict[str, Any]:
+    reasons = dict(Counter(row.reason for row in quarantine).most_common())
+    return {
+        "inputs": inputs,
+        "curated": inputs - len(quarantine),
+        "quarantined": len(quarantine),
+        "reasons": reasons,
+    }
+
+
+def _refusals(quarantine: list[Quarantined]) -> pd.DataFrame:
+    rows = [row.columns() for row in sorted(quarantine, key=lambda row: row.path)]
+    return pd.DataFrame(rows, columns=QUARANTINE_COLUMNS)
 
 
 def _list_files(source: Path, labels: Path) -> tuple[list[str], list[Quarantined]]:
@@ -208,7 +219,7 @@ def _known(path: Path, name: str, store: decoded.DecodedFiles) -> str | None:
 
 def _settle(
     digests: dict[str, str], store: decoded.DecodedFiles, table: Labels, params: Ingest, pseudonym: Pseudonym
-) -> tuple[list[Taken], list[Quarantined]]:
+) -> tuple[list[tuple[str, Taken]], list[Quarantined]]:
     """Join films with labels and patients; of films that show the same picture the first is taken.
 
     The same picture under two labels or of two patients is a conflict, and none of its files is taken.
@@ -232,15 +243,25 @@ def _settle(
                 picture, ("conflicting_patients", "the same picture comes as that of several patients")
             )
         films.append((path, picture, row))
-    taken: list[Taken] = []
+    taken: list[tuple[str, Taken]] = []  # with the path
     for path, picture, row in films:
         if picture in conflicts:
             refused.append(Quarantined(path, *conflicts[picture], row.digest))
         elif first[picture] is not row:
             refused.append(Quarantined(path, "duplicate", "a film with the same picture was taken already", row.digest))
         else:
-            taken.append(row)
+            taken.append((path, row))
     return taken, refused
+
+
+def _split(settled: list[tuple[str, Taken]], params: Ingest) -> tuple[list[tuple[Taken, str]], list[Quarantined]]:
+    """The films with their splits, and those that `thin_train` leaves out."""
+    films = pd.DataFrame([(row.patient, row.label) for _, row in settled], columns=["patient_id", "label"])
+    splits = split_patients(films, params.split, params.seed)
+    dropped = thinned(films, splits, params.thin_train)
+    sentence = "one of the train films that ingest.thin_train leaves out"
+    kept = [(row, str(splits[i])) for i, (_, row) in enumerate(settled) if i not in dropped]
+    return kept, [Quarantined(settled[i][0], "thinned", sentence, settled[i][1].digest) for i in sorted(dropped)]
 
 
 def _label_and_patient(
@@ -284,7 +305,7 @@ def _check_quarantined(
 
 def _write(
     folder: Path,
-    taken: list[Taken],
+    taken: list[tuple[Taken, str]],
     store: decoded.DecodedFiles,
     params: Ingest,
     pseudonym: Pseudonym,
@@ -292,14 +313,14 @@ def _write(
 ) -> None:
     writer = curated.ShardWriter(folder)
     columns: dict[str, list[Any]] = defaultdict(list)  # values that repeat are the same object: flat in memory
-    for row in track(taken, len(taken), "curate", " films"):
+    for row, split in track(taken, len(taken), "curate", " films"):
         shard, place = writer.add(store.image(row.digest, params.size))
         facts = store.record(row.digest)["facts"]
         values = {
             "image_id": pseudonym("image_id", row.digest),
             "patient_id": row.patient,
             "label": row.label,
-            "split": "",
+            "split": split,
             "shard": shard,
             "row": place,
             **{name: facts.get(name, "") for name in FACTS},
@@ -307,5 +328,4 @@ def _write(
         for name, value in values.items():
             columns[name].append(sys.intern(value) if isinstance(value, str) else value)
     manifest = pd.DataFrame(columns)
-    manifest["split"] = split_patients(manifest, params.split, params.seed)
     curated.save_index(folder, manifest, sorted(manifest["label"].unique()), params.size, writer, **counts)

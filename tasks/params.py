@@ -86,6 +86,7 @@ class Ingest(Section):
     executor: ExecutorName = "processes"
     workers: Annotated[int, Field(ge=0)] = 0
     split: Split = Split()
+    thin_train: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
     seed: Seed = 0
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -27,13 +28,35 @@ def split_patients(manifest: pd.DataFrame, shares: Split, seed: int) -> pd.Serie
     stratum = manifest.groupby("patient_id")["label"].agg(lambda labels: min(labels, key=lambda x: (patients[x], x)))
     split_of: dict[str, str] = {}
     for _, members in stratum.groupby(stratum):
-        ordered = sorted(members.index, key=lambda patient: hashlib.sha256(f"{seed}:{patient}".encode()).digest())
+        ordered = _shuffled(members.index, f"{seed}")
         counts = _apportion(len(ordered), shares)
         names = [name for name in SPLITS for _ in range(counts[name])]
         split_of.update(zip(ordered, names, strict=True))
     split = manifest["patient_id"].map(split_of)
     _check_classes(manifest["label"], split)
     return split
+
+
+def thinned(manifest: pd.DataFrame, split: pd.Series, keep: Mapping[str, float]) -> set[int]:
+    """Places of the films to leave out so that of a class only the share keep[label] of its train patients remains.
+
+    That makes a set imbalanced whose test split keeps its power. At least one patient remains; of the others only
+    the films of the class go. A smaller share keeps a part of what a larger one keeps. Raises UserError for a class
+    that is not there.
+    """
+    out: set[int] = set()
+    for label, share in keep.items():
+        films = manifest.index[(manifest["label"] == label) & (split == "train")]
+        if films.empty:
+            raise UserError(f"ingest.thin_train names {label!r}, and no such class was found; correct or remove it")
+        patients = _shuffled(manifest["patient_id"][films].unique(), "thin")
+        kept = set(patients[: max(1, round(share * len(patients)))])
+        out.update(i for i in films if manifest["patient_id"][i] not in kept)
+    return out
+
+
+def _shuffled(patients: Iterable[str], salt: str) -> list[str]:
+    return sorted(patients, key=lambda patient: hashlib.sha256(f"{salt}:{patient}".encode()).digest())
 
 
 def _apportion(n: int, shares: Split) -> Counter[str]:

@@ -27,7 +27,7 @@ for _name in ("alembic", "mlflow"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 EXPERIMENT = "xraysynth"
-DEFAULT_STORE = "sqlite:///mlflow.db"
+DEFAULT_STORE = Path("mlflow.db")
 LOCK_FILE = Path(".xraysynth/mlflow.lock")
 PIPELINE_VARIABLE = "XRAYSYNTH_PIPELINE_ID"
 NOT_IN_NAMES = re.compile(r"[^\w.\- :/]")  # MLflow refuses a whole batch for one such name, e.g. classic+msg_sagan
@@ -79,7 +79,8 @@ def tracked(stage: str, params: Mapping[str, Any], data_digest: str) -> Iterator
 
     Runs outside a pipeline execution take the digest of their data as pipeline id.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE
+    # By its whole path: within a process MLflow takes the first relative mlflow.db for all of that name.
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE.resolve()}"
     tags = {
         "stage": stage,
         "data_digest": data_digest,

@@ -333,8 +333,17 @@ def test_films_of_other_classes_are_no_sign_of_damage(in_tmp: Path) -> None:
         write_film(raw / f"{k}", rng.integers(0, 4096, (32, 32), dtype=np.uint16), patient=f"P{k}")
         rows.append((f"{k}", "abcde"[k % 5]))
     how = Ingest(size=32, classes=["a", "b"], max_quarantined=0.1)
-    counts = ingest.run(raw, write_labels(in_tmp / "labels.csv", rows), in_tmp / "curated", how)
+    labels = write_labels(in_tmp / "labels.csv", rows)
+    counts = ingest.run(raw, labels, in_tmp / "curated", how)
     assert (counts["curated"], counts["reasons"]) == (8, {"other_class": 12})
+    thinner = how.model_copy(update={"thin_train": {"b": 0.5}})
+    counts = ingest.run(raw, labels, in_tmp / "thinned", thinner)
+    assert (counts["curated"], counts["reasons"]) == (7, {"other_class": 12, "thinned": 1})
+    whole, rest = (curated.load(in_tmp / name).manifest for name in ("curated", "thinned"))
+    gone = whole[~whole["image_id"].isin(rest["image_id"])]
+    assert gone[["label", "split"]].to_numpy().tolist() == [["b", "train"]]
+    refused = pd.read_csv(in_tmp / "thinned/quarantine.csv").set_index("reason").loc["thinned"]
+    assert (rows[int(str(refused["path"]))][1], len(str(refused["digest"]))) == ("b", 64)
 
 
 def test_a_key_that_was_cut_short_is_refused(archive: Path, in_tmp: Path) -> None:

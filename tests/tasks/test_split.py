@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tasks.errors import UserError
 from tasks.params import Split
-from tasks.split import split_patients
+from tasks.split import split_patients, thinned
 
 patients = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), min_size=6, max_size=40)
 
@@ -62,3 +62,21 @@ def test_two_patients_are_one_to_learn_and_one_to_test() -> None:
 def test_one_patient_is_refused() -> None:
     with pytest.raises(UserError, match="class 'b' has 1 patient"):
         split_patients(manifest_of([["a"], ["a"], ["b", "b"]]), Split(), 0)
+
+
+def test_thinning_takes_films_of_whole_patients_of_the_class_and_of_the_train_split_alone() -> None:
+    manifest = manifest_of([["a"]] * 60 + [["b", "b"]] * 60 + [["a", "b"]] * 20)
+    split = split_patients(manifest, Split(), 0)
+    train = manifest[split == "train"]
+    patients = train.loc[train["label"] == "b", "patient_id"].nunique()
+    few, more = (thinned(manifest, split, {"b": share}) for share in (0.1, 0.4))
+    left = train.drop(index=list(few))
+    assert left.loc[left["label"] == "b", "patient_id"].nunique() == round(0.1 * patients)
+    assert set(manifest.loc[list(few), "label"]) == {"b"}
+    assert set(split[list(few)]) == {"train"}
+    gone = set(manifest.loc[list(few), "patient_id"])
+    assert not gone & set(left.loc[left["label"] == "b", "patient_id"])  # all films of a patient or none
+    assert more < few  # a larger share keeps all that a smaller one keeps
+    assert len(thinned(manifest, split, {"b": 0.001})) < (train["label"] == "b").sum()
+    with pytest.raises(UserError, match=r"thin_train names 'c', and no such class"):
+        thinned(manifest, split, {"c": 0.5})
