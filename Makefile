@@ -31,10 +31,10 @@ ifdef XRAYSYNTH_DVC_REMOTE
 	@dvc remote modify --local storage url "$(XRAYSYNTH_DVC_REMOTE)"
 endif
 
-# One thread: steps as small as the tests' gain nothing by a second, and lose much where another program has the core.
+# A process a core, each of one thread: steps as small as the tests' gain nothing by a second thread.
 test: export OMP_NUM_THREADS := 1
 test: install
-	pytest
+	pytest --numprocesses auto --dist loadgroup
 
 lint: install
 	ruff check .

@@ -4,10 +4,10 @@ python -m benchmarks.verdict --repetitions 20
 
 Simulated films, of which more can always be drawn, take the place of a generator's: `oracle` adds fresh films of the
 rare class, which must help; `shuffled` adds fresh films of all classes labelled rare; `copies` adds exact duplicates of
-the rare train films. It has two arms, which differ in what is drawn: the null experiment, in which nothing tells them
-from the arm `duplicate`. Every repetition draws its patients anew from a pool; the classifiers, the comparison and the
-verdict are those of the pipeline. A row a repetition goes to benchmarks/results/verdict.jsonl; those that are there are
-not run again.
+the rare train films: the null experiment, in which nothing tells them from the arms `duplicate` and `classic`. Each is
+added with and without classical augmentation, as the pipeline has it for MSG-SAGAN. Every repetition draws its patients
+anew from a pool; the classifiers, the comparison and the verdict are those of the pipeline. A row a repetition goes to
+benchmarks/results/verdict.jsonl; those that are there are not run again.
 """
 
 import argparse
@@ -70,9 +70,9 @@ TRAIN, VAL, TEST = (240, 16), (120, 24), (720, 140)  # films of CLASSES in each 
 RARE = CLASSES[1]
 PLAN: dict[str, int] = {RARE: TRAIN[0] - TRAIN[1]}
 CONTROLS: tuple[Arm, ...] = ("real", "duplicate", "classic")
-TREATMENTS = {"oracle": 1, "shuffled": 1, "copies": 2}  # and how many arms with images of that kind
-ARMS = ("msg_gan", "msg_sagan")  # whose place they take
-PARAMS = Classify(arms=list(CONTROLS), seeds=[0, 1, 2], steps=150, bootstrap=1000)
+TREATMENTS = ("oracle", "shuffled", "copies")
+ARMS: tuple[Arm, ...] = ("msg_sagan", "classic+msg_sagan")  # whose images they take the place of
+PARAMS = Classify(arms=list(CONTROLS), seeds=list(range(5)), steps=150, bootstrap=1000)
 
 
 def image_set(films: dict[str, np.ndarray], split: str) -> ImageSet:
@@ -83,8 +83,8 @@ def image_set(films: dict[str, np.ndarray], split: str) -> ImageSet:
     return ImageSet(np.concatenate(list(films.values())), manifest, list(CLASSES), split)
 
 
-def draw(number: int) -> tuple[ImageSet, dict[str, list[ImageSet]]]:
-    """The real set of a repetition, and what each arm of each treatment adds to it. No two share a patient."""
+def draw(number: int) -> tuple[ImageSet, dict[str, ImageSet]]:
+    """The real set of a repetition, and what each treatment adds to it. No two share a patient."""
     rng = np.random.default_rng(number)
     left = {label: list(pool(label)[rng.permutation(POOL_SIZE)]) for label in CLASSES}
 
@@ -105,10 +105,7 @@ def draw(number: int) -> tuple[ImageSet, dict[str, list[ImageSet]]]:
         "shuffled": lambda: np.concatenate(list(take(count - rare_among, rare_among).values())),
         "copies": lambda: rng.permutation(np.resize(splits["train"][RARE], (count, SIDE, SIDE))),
     }
-    return real, {
-        name: [image_set({RARE: drawn[name]()}, f"{name} {k}") for k in range(arms)]
-        for name, arms in TREATMENTS.items()
-    }
+    return real, {name: image_set({RARE: drawn[name]()}, name) for name in TREATMENTS}
 
 
 def predictions(data: Data, arms: Iterable[str]) -> pd.DataFrame:
@@ -128,17 +125,16 @@ def repetition(number: int) -> dict[str, Any]:
     real, added = draw(number)
     controls = predictions(Data(real, {}, PLAN), CONTROLS)
     row: dict[str, Any] = {"repetition": number, "settings": SETTINGS}
-    for name, sets in added.items():
-        synthetic = dict(zip(ARMS, sets, strict=False))
-        treated = predictions(Data(real, synthetic, PLAN), synthetic)
-        params = PARAMS.model_copy(update={"arms": [*CONTROLS, *synthetic]})
+    for name, images in added.items():
+        treated = predictions(Data(real, {"msg_sagan": images}, PLAN), ARMS)
+        params = PARAMS.model_copy(update={"arms": [*CONTROLS, *ARMS]})
         result = compare(pd.concat([controls, treated], ignore_index=True), list(CLASSES), [RARE], params)
         verdict = decide(result, PLAN)
-        row[name] = {key: verdict[key] for key in ("verdict", "differences", "minimum_effect")}
+        row[name] = {key: verdict[key] for key in ("verdict", "candidate", "differences", "minimum_effect")}
     return row
 
 
-SETTINGS = [POOL_SIZE, SIDE, SEVERITY, TRAIN, VAL, TEST, PARAMS.seeds, PARAMS.steps]
+SETTINGS = [POOL_SIZE, SIDE, SEVERITY, TRAIN, VAL, TEST, ARMS, PARAMS.seeds, PARAMS.steps]
 
 
 def rows() -> list[dict[str, Any]]:

@@ -32,6 +32,13 @@ TINY = {  # what the sections of params.yaml become: seconds instead of minutes
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On several cores a file's tests stay together, for its fixtures are dear, and so do all of the tiny project."""
+    for item in items:
+        tiny = "tiny_project" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("tiny project" if tiny else str(item.path)))
+
+
 @dataclass(frozen=True)
 class TinyProject:
     """A copy of the project with a small simulated archive full of canaries; git and DVC repository."""
