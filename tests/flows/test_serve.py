@@ -1,0 +1,189 @@
+"""`make serve`: real servers, a real worker, and what happens when one of them dies in mid-flow."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.services import PATIENCE_S, end, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+SLOW = {"cmd": "echo x >> tries; sleep $(cat seconds); cp raw/film.txt out", "deps": ["raw"], "outs": ["out"]}
+PREFECT_YAML = {
+    "name": "toy",
+    "deployments": [
+        {"name": "pipeline", "entrypoint": "flows/pipeline.py:pipeline", "work_pool": {"name": "xraysynth"}}
+    ],
+}
+
+
+@dataclass
+class Serving:
+    """A running `python -m flows.serve` in a toy project."""
+
+    project: Path
+    process: subprocess.Popen[bytes]
+    prefect: str
+    mlflow: str
+
+    def api(self, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.prefect}/api{path}", data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())
+
+    def trigger(self, seconds: float, **parameters: Any) -> str:
+        """Start the flow; its one stage takes so long. The id of the run, once the stage runs."""
+        (self.project / "seconds").write_text(str(seconds))
+        (self.project / "tries").unlink(missing_ok=True)
+        deployment = self.api("/deployments/name/pipeline/pipeline")["id"]
+        run = self.api(f"/deployments/{deployment}/create_flow_run", {"parameters": {"force": True, **parameters}})
+        until(lambda: (self.project / "tries").exists(), "the stage did not start", self)
+        return str(run["id"])
+
+    def state(self, run: str) -> str:
+        return str(self.api(f"/flow_runs/{run}")["state"]["type"])
+
+    def service(self, word: str) -> psutil.Process:
+        """Prefect's `server` or `worker`."""
+        found, *_ = [c for c in psutil.Process(self.process.pid).children() if {"prefect", word} <= set(words(c))]
+        return found
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {f.name}\n{f.read_text()[-2000:]}" for f in self.project.glob(".xraysynth/serve/*.log"))
+
+
+def words(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def until(true: Callable[[], bool], otherwise: str, serving: Serving) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not true():
+        assert serving.process.poll() is None, serving.logs()
+        assert time.monotonic() < give_up, f"{otherwise}\n{serving.logs()}"
+        time.sleep(0.1)
+
+
+def answers(serving: Serving, run: str, state: str) -> Callable[[], bool]:
+    """Whether the server is there and says so."""
+
+    def asked() -> bool:
+        try:
+            return serving.state(run) == state
+        except OSError:
+            return False
+
+    return asked
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
+    return {
+        **inherited,
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_HOME": str(tmp_path_factory.mktemp("home")),
+        "PREFECT_SERVER_API_PORT": str(free_port()),
+        "MLFLOW_PORT": str(free_port()),
+    }
+
+
+@pytest.fixture(scope="module")
+def serving(make_project: Callable[..., Path], environment: dict[str, str]) -> Iterator[Serving]:
+    project = make_project(slow=SLOW)
+    for name in ("flows", "tasks"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (project / "prefect.yaml").write_text(yaml.safe_dump(PREFECT_YAML))
+    with (project / "said").open("wb") as said:
+        command = [sys.executable, "-m", "flows.serve"]
+        process = subprocess.Popen(
+            command, cwd=project, env=environment, stdout=said, stderr=said, start_new_session=True
+        )
+    urls = [f"http://127.0.0.1:{environment[name]}" for name in ("PREFECT_SERVER_API_PORT", "MLFLOW_PORT")]
+    found = Serving(project, process, *urls)
+    try:
+        until(lambda: "Ctrl-C stops all" in (project / "said").read_text(), "did not start", found)
+        yield found
+    finally:
+        end(process)
+
+
+def test_it_says_where_things_are_and_they_answer(serving: Serving) -> None:
+    said = (serving.project / "said").read_text()
+    assert f"Prefect  {serving.prefect}\nMLflow   {serving.mlflow}\n" in said
+    assert serving.api("/work_pools/xraysynth")["type"] == "process"
+    for url in (serving.prefect, serving.mlflow):
+        with urllib.request.urlopen(url, timeout=30) as page:
+            assert b"<html" in page.read().lower()
+
+
+def test_it_listens_on_loopback_alone(serving: Serving) -> None:
+    tree = psutil.Process(serving.process.pid).children(recursive=True)
+    listening = {c.laddr.ip for p in tree for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+
+
+def test_what_it_remembers_is_in_the_project(serving: Serving, environment: dict[str, str]) -> None:
+    assert (serving.project / "mlflow.db").is_file()
+    assert (Path(environment["PREFECT_HOME"]) / "prefect.db").is_file()
+
+
+def test_a_taken_port_is_one_sentence(serving: Serving, environment: dict[str, str]) -> None:
+    for name, port in (("Prefect", "PREFECT_SERVER_API_PORT"), ("MLflow", "MLFLOW_PORT")):
+        other = {**environment, "PREFECT_SERVER_API_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())}
+        command = [sys.executable, "-m", "flows.serve"]
+        done = subprocess.run(
+            command, cwd=serving.project, env={**other, port: environment[port]}, capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {name} cannot listen on 127.0.0.1:{environment[port]} (Address already")
+        assert port in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_server_restarted_in_mid_flow_costs_nothing(serving: Serving) -> None:
+    run = serving.trigger(seconds=8)
+    serving.service("server").kill()
+    until(answers(serving, run, "COMPLETED"), "the run did not complete", serving)
+    assert (serving.project / "tries").read_text() == "x\n"  # it ran once
+
+
+def test_a_killed_worker_is_started_again_and_its_flow_goes_on(serving: Serving) -> None:
+    run = serving.trigger(seconds=5)
+    worker = serving.service("worker")
+    worker.kill()
+    until(answers(serving, run, "COMPLETED"), "the run did not complete", serving)
+    assert (serving.project / "tries").read_text() == "x\n"
+    assert serving.service("worker").pid != worker.pid
+    assert "worker has ended (signal 9) and is started again" in (serving.project / "said").read_text()
+    again = serving.trigger(seconds=0)
+    until(answers(serving, again, "COMPLETED"), "the new worker ran nothing", serving)
+
+
+def test_ctrl_c_stops_all_with_a_flow_at_work(serving: Serving) -> None:
+    """Last, for nothing is there after it."""
+    serving.trigger(seconds=300)
+    tree = psutil.Process(serving.process.pid).children(recursive=True)
+    assert any("sleep" in words(process) for process in tree)
+    started = time.monotonic()
+    os.killpg(serving.process.pid, signal.SIGINT)  # as a terminal does
+    assert serving.process.wait(timeout=60) == 0
+    assert time.monotonic() - started < 15
+    assert [p for p in tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    assert (serving.project / "said").read_text().endswith("stopped\n")
