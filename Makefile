@@ -48,7 +48,7 @@ lint: install
 
 # Fails on a finding; where the database of vulnerabilities cannot be reached it says so and does not.
 audit: install
-	@python -m benchmarks.audit
+	@python .ci/audit.py
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,18 +16,11 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
 
 from tests.services import PATIENCE_S, end, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW = {"cmd": "echo x >> tries; sleep $(cat seconds); cp raw/film.txt out", "deps": ["raw"], "outs": ["out"]}
-PREFECT_YAML = {
-    "name": "toy",
-    "deployments": [
-        {"name": "pipeline", "entrypoint": "flows/pipeline.py:pipeline", "work_pool": {"name": "xraysynth"}}
-    ],
-}
 
 
 @dataclass
@@ -41,8 +35,15 @@ class Serving:
     def api(self, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.prefect}/api{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read())
+        give_up = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read())
+            except urllib.error.HTTPError as error:  # busy with its database; Prefect's own clients ask again too
+                if error.code != 503 or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.5)
 
     def trigger(self, seconds: float, **parameters: Any) -> str:
         """Start the flow; its one stage takes so long. The id of the run, once the stage runs."""
@@ -109,7 +110,8 @@ def serving(make_project: Callable[..., Path], environment: dict[str, str]) -> I
     project = make_project(slow=SLOW)
     for name in ("flows", "tasks"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (project / "prefect.yaml").write_text(yaml.safe_dump(PREFECT_YAML))
+    shutil.copy(ROOT / "prefect.yaml", project)
+    (project / "params.yaml").write_text("{}\n")
     with (project / "said").open("wb") as said:
         command = [sys.executable, "-m", "flows.serve"]
         process = subprocess.Popen(
@@ -128,6 +130,8 @@ def test_it_says_where_things_are_and_they_answer(serving: Serving) -> None:
     said = (serving.project / "said").read_text()
     assert f"Prefect  {serving.prefect}\nMLflow   {serving.mlflow}\n" in said
     assert serving.api("/work_pools/xraysynth")["type"] == "process"
+    names = {found["name"] for found in serving.api("/deployments/filter", {})}
+    assert names == {"pipeline", "retrain", "synthesize"}
     for url in (serving.prefect, serving.mlflow):
         with urllib.request.urlopen(url, timeout=30) as page:
             assert b"<html" in page.read().lower()
