@@ -31,6 +31,7 @@ LOCKED_S = 2.0  # a lock held for longer is not that of a stage that logs
 PAUSE_S = 30.0  # between a try that failed and the next,
 SHARE = 20  # and at least so many times what that try took: a dead server costs 5 % of the time at most
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+HOW_NOT_WHAT = "(raised as a result of Query-invoked autoflush"  # SQLAlchemy's first line
 REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 
 
@@ -141,7 +142,8 @@ def warn(sentence: str) -> None:
 
 def first_line(error: Exception) -> str:
     """What an error says, on one line, with no more than 200 letters."""
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    said = [line for line in str(error).splitlines() if not line.startswith(HOW_NOT_WHAT)]
+    return said[0][:200] if said else type(error).__name__
 
 
 @contextmanager
