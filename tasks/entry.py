@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -144,14 +145,16 @@ def _absolute(values: Any) -> Iterator[str]:
 def _log(client: MlflowClient, name: str, staged: Path) -> str:
     """Log the model; returns its id."""
     mlflow.set_experiment(experiment_id=registry.experiment_id(client))
-    logged = mlflow.pyfunc.log_model(
-        name=name,
-        python_model=str(staged / "served.py"),
-        code_paths=[str(staged / "model")],
-        artifacts={"generator": str(staged / "generator"), "record": str(staged / "record")},
-        signature=SIGNATURE,
-        pip_requirements=[f"{package}=={installed(package).partition('+')[0]}" for package in PACKAGES],
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature says it all
+        logged = mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(staged / "served.py"),
+            code_paths=[str(staged / "model")],
+            artifacts={"generator": str(staged / "generator"), "record": str(staged / "record")},
+            signature=SIGNATURE,
+            pip_requirements=[f"{package}=={installed(package).partition('+')[0]}" for package in PACKAGES],
+        )
     return str(logged.model_id)
 
 

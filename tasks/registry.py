@@ -4,6 +4,7 @@ It is in the store of `tasks.tracking`. What a version holds is written by `task
 """
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from tasks.errors import UserError
 from tasks.places import ALIASES, CHALLENGER, CHAMPION, PREVIOUS
 
 NAME = "xraysynth"
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar a file is noise in a log
+
 GENERATOR, RECORD = "artifacts/generator", "artifacts/record"  # within an entry: see tasks.entry
 
 

@@ -1,7 +1,7 @@
 """What a train split looks like, in aggregates alone: counts by class, and the spread of simple image statistics.
 
 A registry entry keeps the summary of the data that its generator learnt from; `tasks.drift` compares later data with
-it. It names no film and no patient, and no value in it is of a single film.
+it. It names no film and no patient, and no statistic in it is of fewer than FEWEST films.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from tasks.curated import ImageSet
 
 GREY_BINS = 16  # of the histogram of pixels, 0 to 255
 MOST_BINS = 10  # of the films by a statistic: deciles, where there are enough films
-FEWEST_IN_BIN = 5
+FEWEST = 5  # films of a class, and in a bin: fewer would tell of single films
 EPSILON = 1e-6
 
 Summary = dict[str, Any]
 
 
 def summarise(images: ImageSet) -> Summary:
-    """Of a train split: "size" (pixels), "counts" by class, and by class the "images" below.
+    """Of a train split: "size" (pixels), "counts" by class, and the "images" below by class, of those with FEWEST films or more.
 
     Of each statistic of `statistics`: mean, sd, the inner edges of bins that hold about equally many films (none where
     there are too few for two), and the shares of films in them. "histogram": shares of the pixels in GREY_BINS.
@@ -29,7 +29,7 @@ def summarise(images: ImageSet) -> Summary:
     return {
         "size": int(images.images.shape[-1]),
         "counts": {label: len(films) for label, films in classes.items()},
-        "images": {label: _of_class(films) for label, films in classes.items() if len(films)},
+        "images": {label: _of_class(films) for label, films in classes.items() if len(films) >= FEWEST},
     }
 
 
@@ -63,7 +63,7 @@ def histogram(films: np.ndarray) -> list[float]:
 
 
 def _of_class(films: np.ndarray) -> Mapping[str, Any]:
-    bins = min(MOST_BINS, len(films) // FEWEST_IN_BIN)
+    bins = min(MOST_BINS, len(films) // FEWEST)
     result: dict[str, Any] = {"histogram": histogram(films)}
     for name, values in statistics(films).items():
         edges: list[float] = []
