@@ -50,28 +50,21 @@ def run(curated_folder: Path, out: Path, params: Params, margin: float = 0.0, se
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         challenger = stack.enter_context(registry.fetched(new)) / registry.GENERATOR
-        champion = stack.enter_context(registry.fetched(old)) / registry.GENERATOR if old else None
-        if missing := _cannot(challenger, real, plan):
-            raise UserError(
-                f"version {new.number}, the challenger, {missing}; register a generator of the current data"
-            )
+        if why_not := _cannot(challenger, real, plan):
+            raise UserError(f"challenger {new.number} is of no use here: {why_not}; register one of the current data")
         drawn = _Drawn(real, plan, params, curated_folder, scratch)
         images, passed = drawn.by(challenger, CHALLENGER)
-        why_not, difference = "", None
-        if champion is not None and _all(passed) and plan:
-            why_not = _cannot(champion, real, plan)
-            others = None
-            if not why_not:
-                others, found = drawn.by(champion, CHAMPION)
-                why_not = "" if others else found["memorisation"]["why"].rstrip(".")
-            if images and others:
+        difference = None
+        if old is not None and images is not None and _all(passed):
+            champion = stack.enter_context(registry.fetched(old)) / registry.GENERATOR
+            others, why_not = drawn.by_champion(champion)
+            if others is not None:
                 sets = {CHALLENGER: images, CHAMPION: others}
                 difference = compare(real, sets, plan, analysis["rare"], params, seeds)
-    promote, reason = decide(
-        difference, margin, passed, new.tags.get("verdict", ""), old and old.number, why_not, bool(plan)
-    )
+    number = None if old is None else old.number
+    promote, reason = decide(difference, margin, passed, new.tags.get("verdict", ""), number, why_not, bool(plan))
     result = {
-        "champion": old and old.number,
+        "champion": number,
         "challenger": new.number,
         "measure": PRIMARY,
         "difference": difference if difference and difference["low"] is not None else None,
@@ -99,7 +92,7 @@ def decide(
     cannot be compared with. `planned`: whether the plan asks for any image.
     """
     if not planned:
-        return False, "No class is rare, so nothing is synthesised and there is nothing to compare."
+        return False, "Not promoted: no class is rare, so nothing is synthesised and there is nothing to compare."
     if not _all(passed):
         closed = " ".join(gate["why"] for gate in passed.values() if not gate["passed"])
         return False, f"Not promoted: {closed or 'its gates were not measured.'}"
@@ -155,7 +148,7 @@ class _Drawn:
     def __init__(
         self, real: ImageSet, plan: Mapping[str, int], params: Params, curated_folder: Path, scratch: Path
     ) -> None:
-        self._real, self._plan, self._params = real.where(split="train"), plan, params
+        self._films, self._plan, self._params = real.where(split="train"), plan, params
         self._curated, self._scratch = curated_folder, scratch
 
     def by(self, model: Path, name: str) -> tuple[ImageSet | None, dict[str, Gate]]:
@@ -170,11 +163,18 @@ class _Drawn:
         images = curated.load(out)
         return images, gates(f"the {name}", screening, {"classes": self._variety(images)}, self._plan)
 
+    def by_champion(self, model: Path) -> tuple[ImageSet | None, str]:
+        """The images of the champion, or why it has none to compare with, as a clause."""
+        if why_not := _cannot(model, self._films, self._plan):
+            return None, why_not
+        images, passed = self.by(model, CHAMPION)
+        return images, "" if images is not None else passed["memorisation"]["why"].rstrip(".")
+
     def _variety(self, images: ImageSet) -> Found:
         """MS-SSIM of pairs by class, as in the reports of stage `quality`; nothing of classes with too few images."""
         found = {}
         for label in self._plan:
-            pair = [some.where(label=label).images for some in (self._real, images)]
+            pair = [some.where(label=label).images for some in (self._films, images)]
             if min(map(len, pair)) >= MIN_IMAGES:
                 (floor, _, _), (value, low, high) = (variety(some, self._params.quality) for some in pair)
                 ms_ssim = {"value": value, "low": low, "high": high, "floor": floor}

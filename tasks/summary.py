@@ -20,10 +20,11 @@ Summary = dict[str, Any]
 
 
 def summarise(images: ImageSet) -> Summary:
-    """Of a train split: "size" (pixels), "counts" by class, and the "images" below by class, of those with FEWEST films or more.
+    """Of a train split: "size" (pixels), "counts" by class, and "images": by class, where it has FEWEST films or more.
 
-    Of each statistic of `statistics`: mean, sd, the inner edges of bins that hold about equally many films (none where
-    there are too few for two), and the shares of films in them. "histogram": shares of the pixels in GREY_BINS.
+    In the latter stand, of each of `statistics`: mean, sd, the inner edges of bins that hold about equally many films
+    (none where there are too few for two bins), and the shares of films in these; and "histogram", the shares of the
+    pixels in GREY_BINS bins.
     """
     classes = {label: images.where(label=label).images for label in images.classes}
     return {
