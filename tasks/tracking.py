@@ -33,6 +33,17 @@ PIPELINE_VARIABLE = "XRAYSYNTH_PIPELINE_ID"
 NOT_IN_NAMES = re.compile(r"[^\w.\- :/]")  # MLflow refuses a whole batch for one such name, e.g. classic+msg_sagan
 
 
+def store_uri() -> str:
+    """MLFLOW_TRACKING_URI, or the file in the working folder."""
+    # By its whole path: within a process MLflow takes the first relative mlflow.db for all of that name.
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE.resolve()}"
+
+
+def pipeline_id(data_digest: str) -> str:
+    """What runs of one execution share; outside of one it is the digest of the data."""
+    return os.environ.get(PIPELINE_VARIABLE) or f"data-{data_digest[:12]}"
+
+
 class Run:
     """One open MLflow run. A store that fails on the way costs a warning, not the work that it was to remember."""
 
@@ -79,12 +90,11 @@ def tracked(stage: str, params: Mapping[str, Any], data_digest: str) -> Iterator
 
     Runs outside a pipeline execution take the digest of their data as pipeline id.
     """
-    # By its whole path: within a process MLflow takes the first relative mlflow.db for all of that name.
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE.resolve()}"
+    uri = store_uri()
     tags = {
         "stage": stage,
         "data_digest": data_digest,
-        "pipeline_id": os.environ.get(PIPELINE_VARIABLE) or f"data-{data_digest[:12]}",
+        "pipeline_id": pipeline_id(data_digest),
     }
     LOCK_FILE.parent.mkdir(exist_ok=True)
     try:
