@@ -11,8 +11,9 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-VERDICT, METRICS, IMBALANCE = (Path(f"reports/{name}.json") for name in ("verdict", "metrics", "imbalance"))
-SAMPLES, REPORT = Path("models/msg_sagan/samples.png"), Path("reports/report.html")
+from tasks.places import IMBALANCE, METRICS, MODELS, REPORT, VERDICT
+
+SAMPLES = MODELS / "msg_sagan/samples.png"
 
 
 def publish() -> None:

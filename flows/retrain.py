@@ -23,8 +23,7 @@ from flows.steps import BAD_INPUT, run_step
 from tasks.errors import UserError
 from tasks.labels import needs_table
 from tasks.params import PARAMS_FILE, load
-
-CONTEST, DRIFT, VERDICT = (Path(f"reports/{name}.json") for name in ("contest", "drift", "verdict"))
+from tasks.places import CHALLENGER, CONTEST, DRIFT, RAW, VERDICT
 
 
 class StepFailed(Exception):
@@ -37,7 +36,7 @@ class StepFailed(Exception):
 
 @flow
 def retrain(
-    source: str = str(snapshot.RAW),
+    source: str = str(RAW),
     labels: str | None = None,
     min_new_images: Annotated[int, Field(ge=1)] = 50,
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -76,9 +75,9 @@ def retrain(
                 more = ", and other labels" if found.labels else ""
                 return Completed(message=f"skipped: {len(found.films)} new{more}; {min_new_images} are asked for")
             take(folder, table, found)
-            _step("dvc add", dvc("--wait-for-lock", "add", "--quiet", str(snapshot.RAW)), commands)
-            here = str(snapshot.RAW / table.name) if table else None
-            state = pipeline(str(snapshot.RAW), here, gpu_slots=gpu_slots, cpu_slots=cpu_slots, return_state=True)
+            _step("dvc add", dvc("--wait-for-lock", "add", "--quiet", str(RAW)), commands)
+            here = str(RAW / table.name) if table else None
+            state = pipeline(str(RAW), here, gpu_slots=gpu_slots, cpu_slots=cpu_slots, return_state=True)
             if not state.is_completed():
                 raise StepFailed(state)
             commands = Commands({"XRAYSYNTH_PIPELINE_ID": str(state.state_details.flow_run_id)})
@@ -118,7 +117,7 @@ def _unfinished() -> str:
     contest = read(CONTEST)
     if contest.get("challenger") != newest.number:
         return f"version {newest.number} has not been judged yet"
-    waits = contest["promote"] and registry.CHALLENGER in newest.aliases
+    waits = contest["promote"] and CHALLENGER in newest.aliases
     return f"version {newest.number} is to be promoted" if waits else ""
 
 

@@ -11,9 +11,8 @@ from dvc.exceptions import OutputNotFoundError
 from dvc.repo import Repo
 
 from tasks.errors import UserError
+from tasks.places import RAW, RAW_DVC
 
-RAW = Path("data/raw")
-RAW_FILE = Path("data/raw.dvc")
 INCOMING = Path(".xraysynth/incoming")
 
 
@@ -27,7 +26,7 @@ class Changes(NamedTuple):
 def digest() -> str:
     """DVC's hash of the snapshot, "" where there is none yet."""
     try:
-        return str(yaml.safe_load(RAW_FILE.read_text(encoding="utf-8"))["outs"][0]["md5"])
+        return str(yaml.safe_load(RAW_DVC.read_text(encoding="utf-8"))["outs"][0]["md5"])
     except (FileNotFoundError, KeyError, IndexError, TypeError):
         return ""
 
@@ -74,7 +73,7 @@ def _known() -> dict[str, Path]:
             return {}
         tree = out.get_obj()
         if tree is None:
-            raise UserError(f"the list of files in the snapshot {RAW_FILE} is not here; run `dvc pull {RAW_FILE}`")
+            raise UserError(f"the list of files in the snapshot {RAW_DVC} is not here; run `dvc pull {RAW_DVC}`")
         return {"/".join(key): Path(out.cache.oid_to_path(entry.value)) for key, _, entry in tree}
 
 
@@ -85,7 +84,7 @@ def _size(known: dict[str, Path], path: str) -> int:
     try:
         return known[path].stat().st_size
     except FileNotFoundError:
-        raise UserError(f"DVC's cache has not all films of the snapshot; run `dvc fetch {RAW_FILE}`") from None
+        raise UserError(f"DVC's cache has not all films of the snapshot; run `dvc fetch {RAW_DVC}`") from None
 
 
 def _same(known: dict[str, Path], labels: Path) -> bool:

@@ -17,6 +17,7 @@ from flows.artifacts import data_url, plain
 from flows.stage import Commands
 from flows.steps import run_step
 from tasks import curated
+from tasks.places import CHAMPION
 
 EXPORTS = Path("exports")
 SHOWN, COLUMNS = 40, 8  # images on the contact sheet
@@ -44,7 +45,7 @@ def synthesize(
     commands = Commands({})
     with tempfile.TemporaryDirectory() as temporary:
         images = Path(temporary) / "images"
-        command = ["xraysynth", "synthesize", "champion", str(images), f"--label={label}", f"--count={count}"]
+        command = ["xraysynth", "synthesize", CHAMPION, str(images), f"--label={label}", f"--count={count}"]
         command += [f"--format={format}", f"--seed={seed}", f"--truncation={truncation:g}"]
         try:
             state = run_step("synthesize", command, commands, return_state=True)

@@ -27,13 +27,18 @@ DEFAULT_STORE = Path("mlflow.db")
 PIPELINE_VARIABLE = "XRAYSYNTH_PIPELINE_ID"
 NOT_IN_NAMES = re.compile(r"[^\w.\- :/]")  # MLflow refuses a whole batch for one such name, e.g. classic+msg_sagan
 
-__all__ = ["EXPERIMENT", "Run", "store_uri", "tracked"]
+__all__ = ["EXPERIMENT", "Run", "pipeline_id", "store_uri", "tracked"]
 
 
 def store_uri() -> str:
     """MLFLOW_TRACKING_URI, or the file in the working folder."""
     # By its whole path: within a process MLflow takes the first relative mlflow.db for all of that name.
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE.resolve()}"
+
+
+def pipeline_id(data_digest: str) -> str:
+    """What runs of one execution share; outside of one it is the digest of the data."""
+    return os.environ.get(PIPELINE_VARIABLE) or f"data-{data_digest[:12]}"
 
 
 class Run:
@@ -154,7 +159,7 @@ def tracked(stage: str, params: Mapping[str, Any], data_digest: str) -> Iterator
     tags = {
         "stage": stage,
         "data_digest": data_digest,
-        "pipeline_id": os.environ.get(PIPELINE_VARIABLE) or f"data-{data_digest[:12]}",
+        "pipeline_id": pipeline_id(data_digest),
     }
     flat = {name: str(value) for name, value in _flatten(params)}
     store = Store(store_uri())

@@ -18,7 +18,7 @@ from tests.canaries import Archive
 ROOT = Path(__file__).resolve().parents[1]
 GUARD = ROOT / "tests" / "guard"
 PROJECT_FILES = (
-    *("flows", "tasks", "model", "dvc.yaml", "params.yaml", "pyproject.toml"),
+    *("flows", "tasks", "model", "dvc.yaml", "params.yaml", "prefect.yaml", "pyproject.toml"),
     *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots"),
 )
 TINY = {  # what the sections of params.yaml become: seconds instead of minutes
@@ -96,6 +96,17 @@ def guarded_environment(home: Path, attempts: Path) -> dict[str, str]:
     }
 
 
+def copy_project(path: Path) -> None:
+    """What a clone of the project has, but for its tests and docs."""
+    for name in PROJECT_FILES:
+        target = path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, target)
+
+
 @pytest.fixture(scope="session")
 def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
     """The project after a first `python -m flows.pipeline` on 14 simulated patients, and on films of all other kinds.
@@ -106,13 +117,7 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
     (base / "home").mkdir()
     attempts = base / "attempts"
     path, environment = base / "project", guarded_environment(base / "home", attempts)
-    for name in PROJECT_FILES:
-        target = path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, target)
+    copy_project(path)
     simulate(path / "data/raw", patients=14, seed=1)
     project = TinyProject(path, environment, attempts, Archive(path / "data/raw"))
     project.edit_params(TINY)
