@@ -139,7 +139,7 @@ def postgres() -> Iterator[str]:
         folder = Path(name)
         if other:
             shutil.chown(folder, other)
-        setup = [initdb, "--pgdata", folder / "data", "--username", "test", "--auth", "trust", "--no-sync"]
+        setup = [str(initdb), "--pgdata", str(folder / "data"), "--username", "test", "--auth", "trust", "--no-sync"]
         subprocess.run(setup, user=other, cwd=folder, check=True, capture_output=True, env={"LANG": "C.UTF-8"})
         options = [f"port={port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "fsync=off"]
         command = [str(server), "-D", str(folder / "data"), *(word for option in options for word in ("-c", option))]

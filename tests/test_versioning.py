@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,8 @@ def test_a_second_repro_does_nothing(project: TinyProject) -> None:
 @pytest.fixture(params=["folder", "s3"])
 def remote(request: pytest.FixtureRequest, project: TinyProject) -> Iterator[TinyProject]:
     """The project with its data to go to an empty folder, or to an S3 server on loopback."""
-    with s3_server() if request.param == "s3" else nullcontext({}) as environment:
+    with ExitStack() as servers:
+        environment = servers.enter_context(s3_server()) if request.param == "s3" else {}
         url = "s3://films/dvc" if environment else str(project.path.parent / "remote")
         project.run("dvc", "remote", "modify", "--local", "storage", "url", url)
         yield replace(project, env={**project.env, **environment})

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -22,7 +23,7 @@ def database() -> Iterator[str]:
         yield address
 
 
-def rows(address: str, name: str, query: str) -> list[tuple[str, ...]]:
+def rows(address: str, name: str, query: str) -> list[tuple[Any, ...]]:
     with closing(psycopg2.connect(f"postgresql://{address}/{name}")) as connection:
         cursor = connection.cursor()
         cursor.execute(query)
