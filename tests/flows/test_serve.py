@@ -180,6 +180,26 @@ def test_a_killed_worker_is_started_again_and_its_flow_goes_on(serving: Serving)
     until(answers(serving, again, "COMPLETED"), "the new worker ran nothing", serving)
 
 
+def test_a_killed_stage_is_run_again(serving: Serving) -> None:
+    run = serving.trigger(seconds=300)
+    (stage,) = [p for p in psutil.Process(serving.process.pid).children(recursive=True) if words(p) == ["sleep", "300"]]
+    (serving.project / "seconds").write_text("0")
+    stage.parent().kill()  # the shell, as a killer of processes without memory does
+    stage.kill()
+    until(answers(serving, run, "COMPLETED"), "the run did not complete", serving)
+    assert (serving.project / "tries").read_text() == "x\nx\n"
+
+
+def test_of_two_flows_in_one_project_the_second_says_why_it_does_not_run(serving: Serving) -> None:
+    run = serving.trigger(seconds=15)
+    deployment = serving.api("/deployments/name/retrain/retrain")["id"]
+    second = serving.api(f"/deployments/{deployment}/create_flow_run", {"parameters": {"source": "raw"}})["id"]
+    until(answers(serving, second, "FAILED"), "the second was let in", serving)
+    assert serving.api(f"/flow_runs/{second}")["state"]["message"].startswith("another flow is at work in this project")
+    until(answers(serving, run, "COMPLETED"), "the first did not complete", serving)
+    assert (serving.project / "tries").read_text() == "x\n"
+
+
 def test_ctrl_c_stops_all_with_a_flow_at_work(serving: Serving) -> None:
     """Last, for nothing is there after it."""
     serving.trigger(seconds=300)
