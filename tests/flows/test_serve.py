@@ -145,6 +145,9 @@ def test_it_listens_on_loopback_alone(serving: Serving) -> None:
 
 def test_what_it_remembers_is_in_the_project(serving: Serving, environment: dict[str, str]) -> None:
     assert (serving.project / "mlflow.db").is_file()
+    tree = psutil.Process(serving.process.pid).children(recursive=True)
+    # The address of a database may hold a password, and everybody sees the arguments of a process.
+    assert not any("mlflow.db" in word for process in tree for word in words(process))
     assert (Path(environment["PREFECT_HOME"]) / "prefect.db").is_file()
 
 
