@@ -20,7 +20,8 @@ import pytest
 from tests.services import PATIENCE_S, end, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOW = {"cmd": "echo x >> tries; sleep $(cat seconds); cp raw/film.txt out", "deps": ["raw"], "outs": ["out"]}
+WAITS = "echo x >> tries; for i in $(seq 3000); do test -e go && break; sleep 0.1; done; cp raw/film.txt out"
+STAGE = {"cmd": WAITS, "deps": ["raw"], "outs": ["out"]}
 
 
 @dataclass
@@ -45,14 +46,29 @@ class Serving:
                     raise
                 time.sleep(0.5)
 
-    def trigger(self, seconds: float, **parameters: Any) -> str:
-        """Start the flow; its one stage takes so long. The id of the run, once the stage runs."""
-        (self.project / "seconds").write_text(str(seconds))
-        (self.project / "tries").unlink(missing_ok=True)
-        deployment = self.api("/deployments/name/pipeline/pipeline")["id"]
-        run = self.api(f"/deployments/{deployment}/create_flow_run", {"parameters": {"force": True, **parameters}})
+    def trigger(self, flow: str = "pipeline", **parameters: Any) -> str:
+        """Start a flow; the id of its run."""
+        deployment = self.api(f"/deployments/name/{flow}/{flow}")["id"]
+        return str(self.api(f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"])
+
+    def at_work(self) -> str:
+        """Start `pipeline`; the id of its run, once its one stage waits for the file `go`."""
+        for name in ("go", "tries"):
+            (self.project / name).unlink(missing_ok=True)
+        run = self.trigger(force=True)
         until(lambda: (self.project / "tries").exists(), "the stage did not start", self)
-        return str(run["id"])
+        return run
+
+    def go(self, run: str) -> list[str]:
+        """Let the stage end, and the flow; a line for each try of the stage."""
+        (self.project / "go").touch()
+        until(answers(self, run, "COMPLETED"), "the run did not complete", self)
+        return (self.project / "tries").read_text().splitlines()
+
+    def shell(self) -> psutil.Process:
+        """That of the stage."""
+        tree = psutil.Process(self.process.pid).children(recursive=True)
+        return next(process for process in tree if WAITS in words(process))
 
     def state(self, run: str) -> str:
         return str(self.api(f"/flow_runs/{run}")["state"]["type"])
@@ -61,6 +77,9 @@ class Serving:
         """Prefect's `server` or `worker`."""
         found, *_ = [c for c in psutil.Process(self.process.pid).children() if {"prefect", word} <= set(words(c))]
         return found
+
+    def said(self) -> str:
+        return (self.project / "said").read_text()
 
     def logs(self) -> str:
         return "\n".join(f"--- {f.name}\n{f.read_text()[-2000:]}" for f in self.project.glob(".xraysynth/serve/*.log"))
@@ -107,7 +126,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def serving(make_project: Callable[..., Path], environment: dict[str, str]) -> Iterator[Serving]:
-    project = make_project(slow=SLOW)
+    project = make_project(stage=STAGE)
     for name in ("flows", "tasks"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "prefect.yaml", project)
@@ -120,14 +139,14 @@ def serving(make_project: Callable[..., Path], environment: dict[str, str]) -> I
     urls = [f"http://127.0.0.1:{environment[name]}" for name in ("PREFECT_SERVER_API_PORT", "MLFLOW_PORT")]
     found = Serving(project, process, *urls)
     try:
-        until(lambda: "Ctrl-C stops all" in (project / "said").read_text(), "did not start", found)
+        until(lambda: "Ctrl-C stops all" in found.said(), "did not start", found)
         yield found
     finally:
         end(process)
 
 
 def test_it_says_where_things_are_and_they_answer(serving: Serving) -> None:
-    said = (serving.project / "said").read_text()
+    said = serving.said()
     assert f"Prefect  {serving.prefect}\nMLflow   {serving.mlflow}\n" in said
     assert serving.api("/work_pools/xraysynth")["type"] == "process"
     names = {found["name"] for found in serving.api("/deployments/filter", {})}
@@ -164,53 +183,36 @@ def test_a_taken_port_is_one_sentence(serving: Serving, environment: dict[str, s
         assert done.stderr.count("\n") == 1
 
 
-def test_a_server_restarted_in_mid_flow_costs_nothing(serving: Serving) -> None:
-    run = serving.trigger(seconds=8)
-    serving.service("server").kill()
-    until(answers(serving, run, "COMPLETED"), "the run did not complete", serving)
-    assert (serving.project / "tries").read_text() == "x\n"  # it ran once
-
-
-def test_a_killed_worker_is_started_again_and_its_flow_goes_on(serving: Serving) -> None:
-    run = serving.trigger(seconds=5)
-    worker = serving.service("worker")
-    worker.kill()
-    until(answers(serving, run, "COMPLETED"), "the run did not complete", serving)
-    assert (serving.project / "tries").read_text() == "x\n"
-    assert serving.service("worker").pid != worker.pid
-    assert "worker has ended (signal 9) and is started again" in (serving.project / "said").read_text()
-    again = serving.trigger(seconds=0)
-    until(answers(serving, again, "COMPLETED"), "the new worker ran nothing", serving)
-
-
-def test_a_killed_stage_is_run_again(serving: Serving) -> None:
-    run = serving.trigger(seconds=300)
-    (stage,) = [p for p in psutil.Process(serving.process.pid).children(recursive=True) if words(p) == ["sleep", "300"]]
-    (serving.project / "seconds").write_text("0")
-    stage.parent().kill()  # the shell, as a killer of processes without memory does
-    stage.kill()
-    until(answers(serving, run, "COMPLETED"), "the run did not complete", serving)
-    assert (serving.project / "tries").read_text() == "x\nx\n"
-
-
-def test_of_two_flows_in_one_project_the_second_says_why_it_does_not_run(serving: Serving) -> None:
-    run = serving.trigger(seconds=15)
-    deployment = serving.api("/deployments/name/retrain/retrain")["id"]
-    second = serving.api(f"/deployments/{deployment}/create_flow_run", {"parameters": {"source": "raw"}})["id"]
+def test_a_second_flow_is_not_let_in_and_a_restarted_server_costs_the_first_nothing(serving: Serving) -> None:
+    run = serving.at_work()
+    second = serving.trigger("retrain", source="raw")
     until(answers(serving, second, "FAILED"), "the second was let in", serving)
     assert serving.api(f"/flow_runs/{second}")["state"]["message"].startswith("another flow is at work in this project")
-    until(answers(serving, run, "COMPLETED"), "the first did not complete", serving)
-    assert (serving.project / "tries").read_text() == "x\n"
+    server = serving.service("server")
+    server.kill()
+    until(lambda: "prefect has ended (signal 9) and is started again" in serving.said(), "not started again", serving)
+    until(answers(serving, run, "RUNNING"), "the new server does not know the run", serving)
+    assert serving.service("server").pid != server.pid
+    assert serving.go(run) == ["x"]
+
+
+def test_a_killed_worker_and_a_killed_stage_are_started_again(serving: Serving) -> None:
+    run = serving.at_work()
+    serving.service("worker").kill()
+    until(lambda: "worker has ended (signal 9) and is started again" in serving.said(), "not started again", serving)
+    assert serving.state(run) == "RUNNING"
+    serving.shell().kill()  # as a killer of processes does where memory runs out
+    assert serving.go(run) == ["x", "x"]
 
 
 def test_ctrl_c_stops_all_with_a_flow_at_work(serving: Serving) -> None:
-    """Last, for nothing is there after it."""
-    serving.trigger(seconds=300)
+    """Of the new worker. Last, for nothing is there after it."""
+    serving.at_work()
+    assert serving.shell().is_running()
     tree = psutil.Process(serving.process.pid).children(recursive=True)
-    assert any("sleep" in words(process) for process in tree)
     started = time.monotonic()
     os.killpg(serving.process.pid, signal.SIGINT)  # as a terminal does
     assert serving.process.wait(timeout=60) == 0
     assert time.monotonic() - started < 15
     assert [p for p in tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
-    assert (serving.project / "said").read_text().endswith("stopped\n")
+    assert serving.said().endswith("stopped\n")

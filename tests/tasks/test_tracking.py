@@ -1,6 +1,7 @@
 """What MLflow remembers when it was down, locked, slow or in doubt, with a real server and a real SQLite file."""
 
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def waiting() -> list[Path]:
     return sorted(path for path in spool.FOLDER.rglob("*") if path.is_file())
 
 
-def timed(work: Callable[[], None]) -> float:
+def timed(work: Callable[[], object]) -> float:
     started = time.monotonic()
     work()
     return time.monotonic() - started
@@ -268,6 +269,22 @@ def test_a_database_that_does_not_answer_is_not_waited_for(
     said = capsys.readouterr().err
     assert "MLflow cannot be reached" in said
     assert "secret" not in said
+
+
+def test_a_server_that_never_answers_is_left_alone_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")  # what the user sets wins
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{mute.getsockname()[1]}")
+        started = time.monotonic()
+        with tracking.tracked("stage", {}, DIGEST) as run:
+            assert 1 < time.monotonic() - started < AT_ONCE
+            assert timed(lambda: [run.metrics({"loss": 1.0}, step) for step in range(50)]) < 1.0
+    assert capsys.readouterr().err.count("MLflow cannot be reached") == 1
+    assert len(waiting()) > 50
 
 
 def _down(*_: object, **__: object) -> None:
