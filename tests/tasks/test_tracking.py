@@ -68,7 +68,7 @@ def waiting() -> list[Path]:
     return sorted(path for path in spool.FOLDER.rglob("*") if path.is_file())
 
 
-def timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[[], None]) -> float:
     started = time.monotonic()
     work()
     return time.monotonic() - started
@@ -282,7 +282,10 @@ def test_a_server_that_never_answers_is_left_alone_for_a_while(
         started = time.monotonic()
         with tracking.tracked("stage", {}, DIGEST) as run:
             assert 1 < time.monotonic() - started < AT_ONCE
-            assert timed(lambda: [run.metrics({"loss": 1.0}, step) for step in range(50)]) < 1.0
+            started = time.monotonic()
+            for step in range(50):
+                run.metrics({"loss": 1.0}, step)
+            assert time.monotonic() - started < 1.0
     assert capsys.readouterr().err.count("MLflow cannot be reached") == 1
     assert len(waiting()) > 50
 
