@@ -15,8 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from tests.canaries import Archive
-from tests.conftest import TINY, TinyProject, copy_project
+from tests.conftest import TINY, Project, copy_project
 from tests.flows import films
 from tests.flows.deployed import Deployed, deployed, environment, wait
 
@@ -51,7 +50,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, first_films: dict[str, int])
     copy_project(path)
     found = films.write(path / "data/raw", seed=1, **first_films)
     films.write_labels(path / "data/raw", found, found["look"].map(RIGHT))
-    project = TinyProject(path, environment(base), base / "attempts", Archive(path / "data/raw"))
+    project = Project(path, environment(base), base / "attempts")
     project.edit_params(PARAMS)
     project.git("init", "--quiet", "--initial-branch=main")
     project.run("dvc", "add", "--quiet", "data/raw")
