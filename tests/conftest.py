@@ -33,16 +33,12 @@ TINY = {  # what the sections of params.yaml become: seconds instead of minutes
 
 
 @dataclass(frozen=True)
-class TinyProject:
-    """A copy of the project with a small simulated archive full of canaries; git and DVC repository."""
+class Project:
+    """A copy of the project, git and DVC repository."""
 
     path: Path
     env: dict[str, str]  # of a user who has configured nothing; no network but loopback
     attempts: Path  # to reach the network, one a line; absent if there were none
-    archive: Archive
-    flow: subprocess.CompletedProcess[str] = field(
-        default_factory=lambda: subprocess.CompletedProcess([], 1)
-    )  # `python -m flows.pipeline`, the first run
 
     def run(self, *command: str, check: bool = True, activated: bool = True) -> subprocess.CompletedProcess[str]:
         """A program of the virtual environment, run in the project; a failure shows what was said."""
@@ -64,6 +60,16 @@ class TinyProject:
         """Merge `changes` into params.yaml."""
         file = self.path / "params.yaml"
         file.write_text(yaml.safe_dump(_merged(yaml.safe_load(file.read_text()), changes), sort_keys=False))
+
+
+@dataclass(frozen=True)
+class TinyProject(Project):
+    """With a small simulated archive full of canaries."""
+
+    archive: Archive
+    flow: subprocess.CompletedProcess[str] = field(
+        default_factory=lambda: subprocess.CompletedProcess([], 1)
+    )  # `python -m flows.pipeline`, the first run
 
     def copy(self, to: Path) -> "TinyProject":
         """The same at another place, to be changed at will."""

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.conftest import ROOT, TinyProject, guarded_environment
+from tests.conftest import ROOT, Project, guarded_environment
 
 WAIT_S = 420.0  # for a flow run, on a machine that has other things to do
 
@@ -23,7 +23,7 @@ WAIT_S = 420.0  # for a flow run, on a machine that has other things to do
 class Deployed:
     """The project, and the API of the server that knows its deployments."""
 
-    project: TinyProject
+    project: Project
     api: httpx.Client
     worker: int
 
@@ -89,7 +89,7 @@ def wait(found: Callable[[], Any], what: str, seconds: float = WAIT_S) -> Any:
 
 
 @contextmanager
-def deployed(project: TinyProject) -> Iterator[Deployed]:
+def deployed(project: Project) -> Iterator[Deployed]:
     """Start server and worker, deploy; end both, with all that they started."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

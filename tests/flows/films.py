@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-SIDE = 32
+SIDE, DEPTH = 32, 55
 LOOKS = {"plain": 0, "bright": 1, "dark": -1}  # of a place low in one lung: the sign of what is added to it
 
 
-def write(folder: Path, seed: int, depth: float = 55, **counts: int) -> pd.DataFrame:
+def write(folder: Path, seed: int, **counts: int) -> pd.DataFrame:
     """Pictures of each look by count, e.g. plain=100, each of a patient of its own; columns path, look, patient_id."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -18,7 +18,7 @@ def write(folder: Path, seed: int, depth: float = 55, **counts: int) -> pd.DataF
     for look, count in counts.items():
         for k in range(count):
             name = f"{look}-{seed}-{k:04d}"
-            Image.fromarray(_film(rng, depth * LOOKS[look])).save(folder / f"{name}.png")
+            Image.fromarray(_film(rng, DEPTH * LOOKS[look])).save(folder / f"{name}.png")
             rows.append((f"{name}.png", look, name))
     return pd.DataFrame(rows, columns=["path", "look", "patient_id"])
 
