@@ -82,14 +82,17 @@ def serve() -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     adopt_orphans()
     try:
-        for service in services[:-1]:
+        *servers, worker = services
+        for service in servers:
             service.start()
-        for service in services[:-1]:
-            _wait_for(service.health, service)
-        worker = services[-1]
+        for service in servers:
+            if service.name == "prefect":
+                _wait_for(service.health, service)
         worker.start()  # makes the work pool
         _wait_for(f"{env['PREFECT_API_URL']}/work_pools/{POOL}", worker)
         _deploy(env)
+        for service in servers:
+            _wait_for(service.health, service)
         print(f"Prefect  {env['PREFECT_API_URL'].removesuffix('/api')}")
         print(f"MLflow   {_without_password(env['MLFLOW_TRACKING_URI'])}")
         print(f"Logs are in {LOGS}. Ctrl-C stops all.", flush=True)
