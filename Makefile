@@ -1,5 +1,7 @@
 # make run   the whole pipeline; with simulated films if data/raw is empty
+# make serve Prefect, MLflow and a worker on this machine; Ctrl-C stops them
 # make test  the tests
+# make audit known vulnerabilities of what is installed
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -10,11 +12,14 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export NO_ALBUMENTATIONS_UPDATE := 1
 
-.PHONY: run raw remote test lint install clean
+.PHONY: run serve raw remote test lint audit install clean
 
 run: install remote raw
 	@XRAYSYNTH_PIPELINE_ID=$$(date -u +run-%Y%m%dT%H%M%SZ) dvc repro
 	@xraysynth verdict
+
+serve: install remote
+	@python -m flows.serve
 
 # The archive, if params.yaml takes it from data/raw: what is there; else what the DVC remote has of it; else
 # simulated films.
@@ -40,6 +45,10 @@ lint: install
 	ruff check .
 	ruff format --check .
 	mypy
+
+# Fails on a finding; where the database of vulnerabilities cannot be reached it says so and does not.
+audit: install
+	@python .ci/audit.py
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt

@@ -1,7 +1,8 @@
-"""What a person sees of a run in Prefect's UI: a table of the results and a picture of the samples."""
+"""What a person sees of a run in Prefect's UI: tables of the imbalance and the results, samples, where to read on."""
 
 import base64
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,36 +11,74 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-VERDICT, METRICS, IMBALANCE = (Path(f"reports/{name}.json") for name in ("verdict", "metrics", "imbalance"))
-SAMPLES = Path("models/msg_sagan/samples.png")
+from tasks.places import IMBALANCE, METRICS, MODELS, REPORT, VERDICT
+
+SAMPLES = MODELS / "msg_sagan/samples.png"
 
 
 def publish() -> None:
-    """One table and one picture; what a partial run has not made is left out with a line in the log."""
+    """Tables, a picture and where to read on; what a partial run has not made is left out with a line in the log."""
     log = get_run_logger()
-    verdict, metrics, imbalance = (_read(path) for path in (VERDICT, METRICS, IMBALANCE))
+    verdict, metrics, imbalance = (read(path) for path in (VERDICT, METRICS, IMBALANCE))
     sentence = verdict.pop("sentence", "Measures and plan.")
-    results = {"verdict": verdict, "metrics": metrics, "to synthesise": imbalance.get("plan", {})}
+    classes = imbalance_rows(imbalance)
+    if classes:
+        ratio = imbalance.get("imbalance_ratio", "–")
+        create_table_artifact(classes, key="imbalance", description=f"Images by class and split. Ratio: {ratio}.")
+    results = {"verdict": verdict, "metrics": metrics}
     rows = [{"of": part, "what": key, "value": value} for part in results for key, value in _leaves(results[part])]
     if rows:
-        create_table_artifact(rows, key="results", description=_plain(sentence))
+        create_table_artifact(rows, key="results", description=plain(sentence))
     if SAMPLES.is_file():
-        # The picture travels in the artifact: there is no file server between a run and the UI. In markdown,
-        # because an image artifact prints its URL in full below the picture, here some 100,000 letters.
-        picture = base64.b64encode(SAMPLES.read_bytes()).decode()
-        text = f"![Synthetic radiographs](data:image/png;base64,{picture})"
+        text = f"![Synthetic radiographs]({data_url(SAMPLES.read_bytes())})"
         create_markdown_artifact(text, key="samples", description=f"Synthetic radiographs, {SAMPLES}.")
+    create_markdown_artifact(where_to_read_on(), key="links", description="Where to read on.")
     for path in (VERDICT, METRICS, IMBALANCE, SAMPLES):
         if not path.is_file():
             log.info("No artifact from %s: this run has not made it.", path)
 
 
-def _plain(text: str) -> str:
+def imbalance_rows(imbalance: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a class: films by split, patients to train on, and how many images the plan adds."""
+    return [
+        {
+            "class": label,
+            **entry["images"],
+            "train patients": entry["patients"]["train"],
+            "rare": "yes" if label in imbalance["rare"] else "",
+            "to synthesise": imbalance["plan"].get(label, 0),
+        }
+        for label, entry in imbalance.get("classes", {}).items()
+    ]
+
+
+def where_to_read_on() -> str:
+    """The report and the runs in MLflow, in markdown; of a tracking server its address, without what is secret."""
+    lines = [f"- the report: `{REPORT}`, in the project's folder" if REPORT.is_file() else "- no report yet"]
+    if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+        from tasks.tracking import _server  # MLflow is slow to import
+
+        lines.append(f"- [runs and models in MLflow]({_server()})")
+    else:
+        lines.append("- runs and models: `mlflow ui --backend-store-uri sqlite:///mlflow.db`, in the project's folder")
+    return "\n".join(lines)
+
+
+def data_url(picture: bytes) -> str:
+    """A PNG that travels in the artifact: there is no file server between a run and the UI.
+
+    For markdown, because an image artifact prints its URL in full below the picture, here some 100,000 letters.
+    """
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+def plain(text: str) -> str:
     """For markdown: names of classes come from the data and must not become links or pictures."""
     return re.sub(r"([^\w\s.,:;%])", r"\\\1", text)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """A report; empty where it was not made."""
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 

@@ -2,21 +2,34 @@
 
 import os
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import networkx as nx
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.stage import Stage
 
-Dag = dict[str, list[str]]
-"""A stage's address (`ingest`, `train@msg_gan`, `data/raw.dvc`) -> the addresses it waits for.
+SLOTS = ("gpu", "cpu")
 
-In an order in which every stage comes after those it waits for."""
+
+class Node(NamedTuple):
+    """A stage: the addresses it waits for, and the kind of slot it takes while it runs."""
+
+    above: list[str]
+    slot: str = "cpu"
+
+
+Dag = dict[str, Node]
+"""By a stage's address (`ingest`, `train@msg_gan`, `data/raw.dvc`), in an order in which every stage comes after those
+it waits for."""
 
 
 def read_dag(targets: Iterable[str] = ()) -> Dag:
     """The stages of the project around the working directory.
 
-    With targets (addresses, or a group such as `train`), these and all that they depend on. Raises
-    `dvc.exceptions.DvcException` where there is no project, no such stage or a fault in `dvc.yaml`.
+    With targets (addresses, or a group such as `train`), these and all that they depend on. The slot is what
+    `meta: {slot: ...}` of the stage says, `cpu` where it says nothing. Raises `dvc.exceptions.DvcException` where
+    there is no project, no such stage or a fault in `dvc.yaml`.
     """
     with Repo() as repo:
         graph = repo.index.graph.reverse()  # DVC's edges point from a stage to what it needs
@@ -25,18 +38,28 @@ def read_dag(targets: Iterable[str] = ()) -> Dag:
         # Among stages that may swap places the order of dvc.yaml holds, so that who wrote it decides.
         written = {stage: place for place, stage in enumerate(repo.index.stages)}
         order = nx.lexicographical_topological_sort(graph, key=written.__getitem__)
-        return {stage.addressing: sorted(above.addressing for above in graph.predecessors(stage)) for stage in order}
+        return {
+            stage.addressing: Node(sorted(above.addressing for above in graph.predecessors(stage)), _slot(stage))
+            for stage in order
+        }
 
 
-def threads(stage: str, dag: Dag, max_parallel: int) -> int | None:
-    """How many threads a stage should compute with; None: as many as it likes.
+def _slot(stage: Stage) -> str:
+    slot = (stage.meta or {}).get("slot", "cpu")
+    if slot not in SLOTS:
+        raise DvcException(f"{stage.addressing}: meta.slot in dvc.yaml is {slot!r}; it must be {' or '.join(SLOTS)}")
+    return str(slot)
+
+
+def threads(stage: str, dag: Dag, slots: int) -> int | None:
+    """How many threads a stage should compute with; None: as many as it likes. `slots`: how many its kind has.
 
     The items of one `foreach` become ready together and are the heavy ones, so they share the cores:
     two trainings with all cores each would only get in each other's way.
     """
     group, _, item = stage.partition("@")
     siblings = sum(name.startswith(f"{group}@") for name in dag) if item else 1
-    side_by_side = min(siblings, max_parallel)
+    side_by_side = min(siblings, slots)
     return max(1, _cores() // side_by_side) if side_by_side > 1 else None
 
 

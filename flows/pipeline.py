@@ -3,7 +3,7 @@
 DVC decides what is stale, Prefect when and where it runs. Without a server (no PREFECT_API_URL) Prefect
 starts one for the length of the run.
 
-    python -m flows.pipeline [--stage NAME]... [--force] [--max-parallel N]
+    python -m flows.pipeline [-S SECTION.KEY=VALUE]... [--stage NAME]... [--force] [--cpu-slots N] [--gpu-slots N]
 """
 
 import argparse
@@ -11,74 +11,70 @@ import logging
 import os
 import signal
 import sys
+from collections import Counter
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Any
 
 from dvc.exceptions import DvcException
-from prefect import Task, flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flows import project
 from flows.artifacts import publish
 from flows.dag import Dag, read_dag, threads
-from flows.stage import Stages
+from flows.stage import Commands, repro
+from flows.steps import BAD_INPUT, run_step
+from tasks.errors import UserError
 
 Runs = dict[str, PrefectFuture[Any]]
-BAD_INPUT = "BadInput"  # a failed state that another try cannot mend: data, params or dvc.yaml must change
-
-
-def _worth_retrying(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
-    return state.name != BAD_INPUT
-
-
-@task(
-    task_run_name="{stage}",
-    retries=2,
-    retry_delay_seconds=[5, 30],
-    retry_condition_fn=_worth_retrying,
-    cache_policy=NO_CACHE,  # DVC decides what is stale
-)
-def run_stage(stage: str, stages: Stages, omp_threads: int | None, force: bool) -> State[Any]:
-    """Run one stage by `dvc repro --single-item`; its lines go to the log of the task run."""
-    outcome = stages.run(stage, get_run_logger().info, threads=omp_threads, force=force)
-    if outcome.ok:
-        return Completed(message="nothing had changed" if outcome.unchanged else "done")
-    if outcome.stopped:
-        return Cancelled(message="stopped with the flow")
-    # A state, not an exception: what went wrong happened in another process, and its last lines say
-    # more than a traceback of this one.
-    message = "\n".join([f"{stage}: {outcome.reason}", "", "Its last lines:", *outcome.tail])
-    return Failed(message=message, name="Failed" if outcome.worth_retrying else BAD_INPUT)
+CUDA_MAY_BE = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # without one there is no need to ask torch, for seconds
+Slots = Annotated[int, Field(ge=1)]
 
 
 @flow
 def pipeline(
+    source: str | None = None,
+    labels: str | None = None,
+    overrides: list[str] | None = None,
     stages: list[str] | None = None,
     force: bool = False,
-    max_parallel: Annotated[int, Field(ge=1)] = 2,
+    gpu_slots: Slots = 1,
+    cpu_slots: Slots = 2,
 ) -> State[Any]:
-    """Bring the project up to date.
+    """Bring the project up to date: films to curated images, generators, classifiers, report and verdict.
 
     Args:
+        source: the folder of films, on the worker's machine; empty takes what params.yaml says (ingest.source).
+        labels: the table of labels; empty takes labels.csv of the source, or what params.yaml says.
+        overrides: further changes of params.yaml, which stay, as section.key=value, e.g. `train.kimg=16`.
         stages: run only these and what they depend on, e.g. `train@msg_gan` or `train`; all if empty.
         force: run them even where nothing has changed.
-        max_parallel: how many stages may run side by side.
+        gpu_slots: how many stages that train may run side by side on CUDA devices; without one they are CPU stages.
+        cpu_slots: how many other stages may run side by side.
     """
     logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
     try:
-        dag = read_dag(stages or ())
-    except DvcException as error:
-        return Failed(message=str(error))
-    runner = Stages({"XRAYSYNTH_PIPELINE_ID": str(flow_run.id)})  # the tag its MLflow runs share
+        with project.held_alone():
+            project.set_params(source, labels, overrides or ())
+            return _up_to_date(read_dag(stages or ()), force, {"gpu": gpu_slots, "cpu": cpu_slots})
+    except (UserError, DvcException) as error:
+        return Failed(message=str(error), name=BAD_INPUT)
+
+
+def _up_to_date(dag: Dag, force: bool, slots: dict[str, int]) -> State[Any]:
+    if not (any(node.slot == "gpu" for node in dag.values()) and _has_cuda()):
+        dag = {stage: node._replace(slot="cpu") for stage, node in dag.items()}
+    commands = Commands({"XRAYSYNTH_PIPELINE_ID": str(flow_run.id)})  # the tag its MLflow runs share
     try:
-        runs = _run_all(dag, runner, force, max_parallel)
+        runs = _run_all(dag, commands, force, slots)
     except BaseException:  # cancelled, or a fault of our own: no stage outlives its flow
-        runner.stop()
+        commands.stop()
         raise
     state = _verdict(runs)
     if state.is_completed():  # else the reports may be those of an earlier run
@@ -86,22 +82,37 @@ def pipeline(
     return state
 
 
-def _run_all(dag: Dag, runner: Stages, force: bool, max_parallel: int) -> Runs:
-    """Submit each stage once those it waits for have ended and a place is free.
+def _has_cuda() -> bool:
+    if not any(Path(device).exists() for device in CUDA_MAY_BE):
+        return False
+    import torch
 
-    Submitting all at once to a pool of `max_parallel` threads would be shorter, but there a task that
-    waits for another holds a place that a ready one could use. A stage below a failed one is submitted
-    too: Prefect then says so in its state and doesn't run it.
+    return torch.cuda.is_available()
+
+
+def _run_all(dag: Dag, commands: Commands, force: bool, slots: dict[str, int]) -> Runs:
+    """Submit each stage once those it waits for have ended and a slot of its kind is free.
+
+    Submitting all at once to a pool of threads would be shorter, but there a task that waits for another holds a
+    place that a ready one could use. A stage below a failed one is submitted too: Prefect then says so in its state
+    and doesn't run it.
     """
     runs: Runs = {}
     ended: SimpleQueue[str] = SimpleQueue()
     waiting, finished = dict(dag), set[str]()
     while waiting or len(finished) < len(runs):
-        ready = [stage for stage, above in waiting.items() if finished.issuperset(above)]
-        for stage in ready[: max_parallel - (len(runs) - len(finished))]:
-            above = [runs[name] for name in waiting.pop(stage)]
-            omp_threads = threads(stage, dag, max_parallel)
-            runs[stage] = run_stage.submit(stage, runner, omp_threads, force, wait_for=above, return_state=False)
+        free = Counter(slots)
+        free.subtract(dag[stage].slot for stage in runs if stage not in finished)
+        for stage, node in list(waiting.items()):
+            if not finished.issuperset(node.above) or free[node.slot] <= 0:
+                continue
+            free[node.slot] -= 1
+            del waiting[stage]
+            omp_threads = threads(stage, dag, slots[node.slot])
+            above = [runs[name] for name in node.above]
+            runs[stage] = run_step.submit(
+                stage, repro(stage, force=force), commands, omp_threads, wait_for=above, return_state=False
+            )
             runs[stage].add_done_callback(partial(_put, ended, stage))
         finished.add(ended.get())
     return runs
@@ -138,17 +149,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run the DAG of dvc.yaml.")
     parser.add_argument("--stage", action="append", metavar="NAME", help="only this and what it depends on")
     parser.add_argument("--force", action="store_true", help="run even where nothing has changed")
-    parser.add_argument("--max-parallel", type=int, default=2, metavar="N", help="side by side (default 2)")
+    parser.add_argument("-S", "--set-param", action="append", metavar="KEY=VALUE", help="change params.yaml before")
+    for kind, number in (("cpu", 2), ("gpu", 1)):
+        text = f"how many stages on the {kind.upper()} side by side (default {number})"
+        parser.add_argument(f"--{kind}-slots", type=int, default=number, metavar="N", help=text)
     options = parser.parse_args()
-    if options.max_parallel < 1:
-        parser.error("--max-parallel must be at least 1")
+    if min(options.cpu_slots, options.gpu_slots) < 1:
+        parser.error("--cpu-slots and --gpu-slots must be at least 1")
     if child := os.fork():
         return _wait_for(child)
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM):  # the former is ignored in what a script starts with &
         signal.signal(number, signal.default_int_handler)
     try:
-        state = pipeline(options.stage, options.force, options.max_parallel, return_state=True)
+        state = pipeline(
+            overrides=options.set_param,
+            stages=options.stage,
+            force=options.force,
+            gpu_slots=options.gpu_slots,
+            cpu_slots=options.cpu_slots,
+            return_state=True,
+        )
     except KeyboardInterrupt:
         print("error: stopped before the end; the same command goes on from here", file=sys.stderr)
         return 130

@@ -1,20 +1,22 @@
-"""One stage in a process tree of its own, run by DVC: its lines, how it ended, and how to stop it."""
+"""Commands in process trees of their own: their lines, how they ended, and how to stop them."""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 TAIL = 15  # lines kept for the message of a failure
-GRACE_S = 5.0  # between asking a stage to end and ending it
+GRACE_S = 5.0  # between asking a command to end and ending it
 BAD_INPUT = 2  # exit code of `xraysynth` where trying again cannot help
+DVC_REFUSES = range(251, 256)  # exit codes of `dvc` for a fault in dvc.yaml, its configuration or what it is asked for
 
 # What DVC says after each stage to a person at a prompt: noise in a log.
 HINTS = (
@@ -35,53 +37,67 @@ EXITED = re.compile(r"exited with (-?\d+)")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a stage ended."""
+    """How a command ended."""
 
-    stage: str
-    returncode: int  # of dvc
+    returncode: int
     tail: tuple[str, ...]  # its last lines
-    unchanged: bool  # nothing to do, or taken from DVC's run cache
+    unchanged: bool  # of a stage: nothing to do, or taken from DVC's run cache
     stopped: bool  # with the flow
+    seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
         return self.returncode == 0
 
     @property
-    def exit_code(self) -> int | None:
-        """Of the stage's own command; None where DVC failed before or after it."""
+    def exit_code(self) -> int:
+        """Of the command itself; of the stage's own where DVC ran it and says how it ended."""
         found = EXITED.findall("\n".join(self.tail))
-        return int(found[-1]) if found else None
+        return int(found[-1]) if found else self.returncode
 
     @property
     def worth_retrying(self) -> bool:
         """A crash or a lock may pass; bad input, a missing dependency or a fault in dvc.yaml will not."""
         locked = any(sign in line for line in self.tail for sign in LOCKED)
-        return not self.stopped and (locked or self.exit_code not in (None, BAD_INPUT))
+        return not self.stopped and (locked or self.exit_code not in (BAD_INPUT, *DVC_REFUSES))
 
     @property
     def reason(self) -> str:
-        """The line that says it best: the stage's own `error: ...`, else its last one, else DVC's."""
+        """The line that says it best: the command's own `error: ...`, else its last one, else DVC's."""
         own = [line for line in self.tail if not line.startswith("ERROR: ")]
         said = [line for line in own if line.startswith("error: ")]
         return (said or own[-1:] or list(self.tail[-1:]) or [f"exit code {self.returncode}"])[-1]
 
 
-class Stages:
-    """The stages of one flow run: runs them, and can end all that still run."""
+def dvc(*arguments: str) -> list[str]:
+    """`dvc` of this environment, activated or not."""
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def repro(stage: str, *, force: bool) -> list[str]:
+    """The command that brings one stage up to date."""
+    # DVC lets go of its lock while a stage's command runs and takes it again for the outputs. Without
+    # waiting, a training of hours is lost when another stage stores its own then, for 3 s or more.
+    command = dvc("--wait-for-lock", "repro", "--single-item", stage)
+    return [*command, "--force"] if force else command
+
+
+class Commands:
+    """The commands of one flow run: runs them, and can end all that still run."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self.env = {**os.environ, **_surroundings(), **env}
         self.stopped = False
         self._running: set[subprocess.Popen[str]] = set()
 
-    def run(self, stage: str, on_line: Callable[[str], None], *, threads: int | None, force: bool) -> Outcome:
-        """Run `dvc repro --single-item STAGE`; each line of its output goes to `on_line` as it comes."""
-        # DVC lets go of its lock while a stage's command runs and takes it again for the outputs. Without
-        # waiting, a training of hours is lost when another stage stores its own then, for 3 s or more.
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    def run(self, command: Sequence[str], on_line: Callable[[str], None], *, threads: int | None = None) -> Outcome:
+        """Run a command to its end; each line of its output goes to `on_line` as it comes.
+
+        `threads`, if any, is how many OpenMP may use. Raises OSError where there is no such program.
+        """
+        start = time.monotonic()
         process = subprocess.Popen(
-            [*command, "--force"] if force else command,
+            [_program(command[0], self.env["PATH"]), *command[1:]],
             env=self.env if threads is None else {"OMP_NUM_THREADS": str(threads), **self.env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -89,7 +105,7 @@ class Stages:
             text=True,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,  # a process group: the stage's whole tree can be ended at once
+            start_new_session=True,  # a process group: the command's whole tree can be ended at once
         )
         self._running.add(process)
         tail: deque[str] = deque(maxlen=TAIL)
@@ -101,30 +117,51 @@ class Stages:
                 unchanged = unchanged or line.endswith(UNCHANGED) or UNCHANGED[1] in line
                 tail.append(line)
                 on_line(line)
-            return Outcome(stage, process.wait(), tuple(tail), unchanged, self.stopped)
+            returncode = process.wait()
+            return Outcome(returncode, tuple(tail), unchanged, self.stopped, time.monotonic() - start)
+        except BaseException:  # the flow was cancelled while this thread waited for a line
+            _end([process])
+            raise
         finally:
             self._running.discard(process)
 
     def stop(self) -> None:
-        """End every stage that runs, with all that it started: politely, then after a grace by force."""
+        """End every command that runs, with all that it started: politely, then after a grace by force."""
         self.stopped = True
-        stopping = list(self._running)
-        try:
-            for process in stopping:
-                _signal(process, signal.SIGTERM)
-            until = time.monotonic() + GRACE_S
-            # A stage has ended when its output has: dvc ends at once, what it started may tidy up first.
-            while time.monotonic() < until and not self._running.isdisjoint(stopping):
-                time.sleep(0.1)
-        finally:  # also after a second, impatient Ctrl-C
-            for process in stopping:
-                _signal(process, signal.SIGKILL)  # also what a process that ended left behind in its group
+        _end(list(self._running))
+
+
+def _end(processes: list[subprocess.Popen[str]]) -> None:
+    try:
+        for process in processes:
+            _signal(process, signal.SIGTERM)
+        until = time.monotonic() + GRACE_S
+        while time.monotonic() < until and any(_alive(process) for process in processes):
+            time.sleep(0.1)
+    finally:  # also after a second, impatient Ctrl-C
+        for process in processes:
+            _signal(process, signal.SIGKILL)
+
+
+def _alive(process: subprocess.Popen[str]) -> bool:
+    """Whether any process of the tree is there: dvc ends at once, what it started may tidy up first."""
+    process.poll()  # else it would stay as a zombie in its group
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _surroundings() -> dict[str, str]:
     """`xraysynth` and `dvc` are found although nobody activated the environment; lines come at once."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return {"PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def _program(name: str, path: str) -> str:
+    """Where a program is: the child's PATH must decide, and Popen looks along that of this process."""
+    return shutil.which(name, path=path) or name
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[str]:

@@ -6,6 +6,8 @@ Imports are made where they are needed: `xraysynth --help` must not wait for tor
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +15,24 @@ import typer
 
 from tasks import params as params_module
 from tasks.errors import UserError
+from tasks.models_cli import app as models_app
 from tasks.params import SYNTHETIC_ARMS, GanName
+from tasks.places import (
+    ALIASES,
+    CURATED,
+    DOWNSTREAM,
+    ENCODER,
+    IMBALANCE,
+    IMBALANCE_PLOTS,
+    METRICS,
+    MODELS,
+    PREDICTIONS,
+    QUALITY,
+    REPORT,
+    REPORT_PLOTS,
+    SYNTHETIC,
+    VERDICT,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,16 +41,7 @@ app = typer.Typer(
     help="From a folder of radiographs to an honest answer: do synthetic images of the rare classes help?",
 )
 
-RAW, CURATED, SYNTHETIC = Path("data/raw"), Path("data/curated"), Path("data/synthetic")
-MODELS, ENCODER = Path("models"), Path("models/encoder")
-IMBALANCE, IMBALANCE_PLOTS = Path("reports/imbalance.json"), Path("reports/imbalance")
-QUALITY, DOWNSTREAM, PREDICTIONS = (
-    Path("reports/quality"),
-    Path("reports/downstream.json"),
-    Path("reports/predictions.csv"),
-)
-REPORT, VERDICT, METRICS = Path("reports/report.html"), Path("reports/verdict.json"), Path("reports/metrics.json")
-REPORT_PLOTS = Path("reports/plots")
+app.add_typer(models_app, name="models")
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file; without it the defaults hold.")]
 Curated = Annotated[Path, typer.Option("--curated", help="The curated image set.")]
@@ -109,7 +119,12 @@ def encoder(curated: Curated = CURATED, params: ParamsFile = params_module.PARAM
 
 @app.command()
 def synthesize(
-    model: Annotated[str, typer.Argument(help="msg_gan, msg_sagan or the folder of a generator.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="msg_gan, msg_sagan, the folder of a generator, or champion, challenger or previous of the registry."
+        ),
+    ],
     out: Annotated[Path | None, typer.Argument(help="A folder [default: data/synthetic/MODEL].")] = None,
     label: Annotated[str | None, typer.Option(help="One class instead of the plan.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="How many images of --label [default: 100].")] = None,
@@ -133,15 +148,26 @@ def synthesize(
         raise UserError("--count says how many images of one class; name it with --label")
     given = {name: value for name, value in (("seed", seed), ("truncation", truncation)) if value is not None}
     section = _params(params).synthesize.model_copy(update=given)
-    folder = MODELS / model if model in SYNTHETIC_ARMS else Path(model)
     plan = {label: count or 100} if label is not None else stage.planned(IMBALANCE)
-    target = out or SYNTHETIC / folder.name
-    against = curated or (CURATED if stage.learnt_from(folder, CURATED) else None)
-    screening = stage.run(folder, target, plan, section, form, against)
+    target = out or SYNTHETIC / Path(model).name
+    with _model_folder(model) as folder:
+        against = curated or (CURATED if stage.learnt_from(folder, CURATED) else None)
+        screening = stage.run(folder, target, plan, section, form, against)
     if screening["note"]:
         print(screening["note"])
     removed = sum(found["removed"] for found in screening["classes"].values())
     print(f"{sum(plan.values())} images in {target}" + (f", without {removed} copies of films" if removed else ""))
+
+
+@contextmanager
+def _model_folder(model: str) -> Iterator[Path]:
+    if model in ALIASES:
+        from tasks import registry
+
+        with registry.generator(model) as folder:
+            yield folder
+    else:
+        yield MODELS / model if model in SYNTHETIC_ARMS else Path(model)
 
 
 @app.command()

@@ -5,13 +5,13 @@ import shutil
 import subprocess
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import imagecodecs
 import torch
 from PIL.features import version as pil_version
 
-from tasks import tracking
+from tasks import spool, tracking
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,14 @@ def _codecs() -> list[Check]:
 
 
 def _mlflow() -> Check:
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    return (
+    uri, runs = os.environ.get("MLFLOW_TRACKING_URI"), spool.waiting_runs()
+    found = (
         _reach("MLflow", uri, "/health")
         if uri
         else Check("MLflow", True, f"{tracking.DEFAULT_STORE}, no server needed")
     )
+    waiting = f"; {runs} runs wait in {spool.FOLDER} for the next stage" if runs else ""
+    return replace(found, finding=found.finding + waiting)
 
 
 def _prefect() -> Check:

@@ -13,6 +13,13 @@ MS_SSIM_MARGIN = 0.05  # by which the MS-SSIM of synthetic pairs may lie above t
 Gate = dict[str, Any]
 
 
+def gates(
+    model: str, screening: Mapping[str, Any] | None, quality: Mapping[str, Any] | None, plan: Mapping[str, int]
+) -> dict[str, Gate]:
+    """Both gates of the generator `model`, by name."""
+    return {"memorisation": memorisation(model, screening, plan), "diversity": diversity(model, quality, plan)}
+
+
 def memorisation(model: str, screening: Mapping[str, Any] | None, plan: Mapping[str, int]) -> Gate:
     """From the key "screening" of data/synthetic/NAME/dataset.json.
 

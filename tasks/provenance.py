@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ LOCK = Path("dvc.lock")
 CODE = ("model", "tasks", "dvc.yaml", "params.yaml")  # what decides about results; dvc.lock changes with every stage
 
 
-def git_revision() -> str:
-    """The commit of the working folder, and whether the code there differs from it; "" outside a git repository."""
+def git_revision(code: Sequence[str] = CODE) -> str:
+    """The commit of the working folder, and whether `code` there differs from it; "" outside a git repository."""
     try:
         head = _git("rev-parse", "HEAD")
-        changed = _git("diff", "--quiet", "HEAD", "--", *CODE)
+        changed = _git("diff", "--quiet", "HEAD", "--", *code)
     except OSError:  # no git here
         return ""
     if head.returncode:

@@ -142,12 +142,15 @@ def _pair_measures(
 ) -> dict[str, dict[str, Any]]:
     """MS-SSIM of pairs. Its mean does not depend on how many images there are, so all of them are used."""
 
-    def mean(images: np.ndarray) -> tuple[float, float, float]:
-        values = ms_ssim_pairs(images, params.pairs, params.seed)
-        return mean_of_pairs(values, balanced_pairs(len(images), params.pairs, params.seed))
+    damaged = {"blurred": variety(blurred, params)[0], "noisy": variety(noisy, params)[0]}
+    others = {"floor": variety(real, params)[0], **damaged, "one_image": 1.0}
+    return {"ms_ssim": _entry("ms_ssim", variety(synthetic, params), others)}
 
-    others = {"floor": mean(real)[0], "blurred": mean(blurred)[0], "noisy": mean(noisy)[0], "one_image": 1.0}
-    return {"ms_ssim": _entry("ms_ssim", mean(synthetic), others)}
+
+def variety(images: np.ndarray, params: Quality) -> tuple[float, float, float]:
+    """MS-SSIM of pairs of images (N, H, W), N >= 2: mean, and the ends of its interval. Low is varied."""
+    values = ms_ssim_pairs(images, params.pairs, params.seed)
+    return mean_of_pairs(values, balanced_pairs(len(images), params.pairs, params.seed))
 
 
 def _entry(name: str, value: tuple[float, float, float], others: Mapping[str, float]) -> dict[str, Any]:

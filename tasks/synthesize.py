@@ -23,6 +23,10 @@ Drawn = Iterator[tuple[str, int, np.ndarray]]  # label, number, image (H, W) uin
 Form = Literal["shards", "png", "dicom"]
 
 
+class TooManyCopies(UserError):
+    """A generator repeats the films that it learnt from."""
+
+
 def run(
     model_folder: Path,
     out: Path,
@@ -39,7 +43,8 @@ def run(
     Copies of the train split of `curated_folder` are never written: their numbers are left out, and further images
     are drawn in their place. The worst pairs are real films too, so only "shards" come with them (worst_pairs.npy).
     Raises UserError for a folder without a usable generator, an unknown class, films of another size, an `out` that
-    holds anything but an earlier such set, or a generator that copies more than the share `max_copies`.
+    holds anything but an earlier such set, and TooManyCopies for a generator that copies more than the share
+    `max_copies`.
     """
     _check_place(out)
     generator, config = load(model_folder)
@@ -131,7 +136,7 @@ def _kept(generator: Generator, number: int, label: str, count: int, params: Syn
             return
     if count:
         found = screening.classes[label]
-        raise UserError(
+        raise TooManyCopies(
             f"{found['removed']} of {found['drawn']} images of {label!r} are copies of training films, more than "
             f"synthesize.max_copies ({params.max_copies:g}) allows; train the generator for a shorter time, with more "
             "films or with train.augment_target"

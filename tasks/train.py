@@ -109,7 +109,8 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
         shutil.copytree(samples, folder / "samples")
         table = pd.DataFrame(history)
         table.to_csv(folder / "history.csv", index=False, float_format="%.6g")
-        save_generator(folder, generator, images.classes, {"data_digest": images.digest, "params": settings})
+        facts = {"data_digest": images.digest, "params": settings, "threads": torch.get_num_threads()}
+        save_generator(folder, generator, images.classes, facts)
         # Its last reading is of the generator that is kept, unless an alarm has brought back an earlier one.
         reading = last.reading if last.reading and not last.alarm else guard.check(generator, last.kimg)
         files = pictures(generator, images.classes)

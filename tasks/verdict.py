@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.differences import MIN_PATIENTS
-from tasks.gates import diversity, memorisation
+from tasks.gates import gates
 from tasks.params import GENERATOR_OF
 
 WORDS = {
@@ -44,12 +44,9 @@ def decide(
     verdict = _word(differences)
     classes = [label for label, found in by_class.items() if _word(found) == verdict != "no evidence"]
     model = GENERATOR_OF[candidate]
-    gates = {
-        "memorisation": memorisation(model, (screening or {}).get(model), plan),
-        "diversity": diversity(model, (quality or {}).get(model), plan),
-    }
+    found = gates(model, (screening or {}).get(model), (quality or {}).get(model), plan)
     sentence = f"{WORDS[verdict]}: {_numbers(downstream, candidate, reference, differences, classes)}"
-    closed = [gate["why"] for gate in gates.values() if not gate["passed"]]
+    closed = [gate["why"] for gate in found.values() if not gate["passed"]]
     if verdict == "helps" and closed:
         sentence += f" But they are not to be used as they are: {' '.join(closed)}"
     return {
@@ -63,7 +60,7 @@ def decide(
         "confidence": comparison["confidence"],
         "minimum_effect": comparison["minimum_effect"][candidate],
         "ratio": RATIO,
-        "gates": gates,
+        "gates": found,
     }
 
 

@@ -18,7 +18,7 @@ from tests.canaries import Archive
 ROOT = Path(__file__).resolve().parents[1]
 GUARD = ROOT / "tests" / "guard"
 PROJECT_FILES = (
-    *("flows", "tasks", "model", "dvc.yaml", "params.yaml", "pyproject.toml"),
+    *("flows", "tasks", "model", "dvc.yaml", "params.yaml", "prefect.yaml", "pyproject.toml"),
     *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots"),
 )
 TINY = {  # what the sections of params.yaml become: seconds instead of minutes
@@ -40,16 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @dataclass(frozen=True)
-class TinyProject:
-    """A copy of the project with a small simulated archive full of canaries; git and DVC repository."""
+class Project:
+    """A copy of the project, git and DVC repository."""
 
     path: Path
     env: dict[str, str]  # of a user who has configured nothing; no network but loopback
     attempts: Path  # to reach the network, one a line; absent if there were none
-    archive: Archive
-    flow: subprocess.CompletedProcess[str] = field(
-        default_factory=lambda: subprocess.CompletedProcess([], 1)
-    )  # `python -m flows.pipeline`, the first run
 
     def run(self, *command: str, check: bool = True, activated: bool = True) -> subprocess.CompletedProcess[str]:
         """A program of the virtual environment, run in the project; a failure shows what was said."""
@@ -71,6 +67,16 @@ class TinyProject:
         """Merge `changes` into params.yaml."""
         file = self.path / "params.yaml"
         file.write_text(yaml.safe_dump(_merged(yaml.safe_load(file.read_text()), changes), sort_keys=False))
+
+
+@dataclass(frozen=True)
+class TinyProject(Project):
+    """With a small simulated archive full of canaries."""
+
+    archive: Archive
+    flow: subprocess.CompletedProcess[str] = field(
+        default_factory=lambda: subprocess.CompletedProcess([], 1)
+    )  # `python -m flows.pipeline`, the first run
 
     def copy(self, to: Path) -> "TinyProject":
         """The same at another place, to be changed at will."""
@@ -103,6 +109,17 @@ def guarded_environment(home: Path, attempts: Path) -> dict[str, str]:
     }
 
 
+def copy_project(path: Path) -> None:
+    """What a clone of the project has, but for its tests and docs."""
+    for name in PROJECT_FILES:
+        target = path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, target)
+
+
 @pytest.fixture(scope="session")
 def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
     """The project after a first `python -m flows.pipeline` on 14 simulated patients, and on films of all other kinds.
@@ -113,13 +130,7 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
     (base / "home").mkdir()
     attempts = base / "attempts"
     path, environment = base / "project", guarded_environment(base / "home", attempts)
-    for name in PROJECT_FILES:
-        target = path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, target)
+    copy_project(path)
     simulate(path / "data/raw", patients=14, seed=1)
     project = TinyProject(path, environment, attempts, Archive(path / "data/raw"))
     project.edit_params(TINY)

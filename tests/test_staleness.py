@@ -9,7 +9,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # What they say, track and check changes no output; params are tracked by value.
-WITHOUT_EFFECT = {"tasks/errors.py", "tasks/params.py", "tasks/progress.py", "tasks/tracking.py"}
+WITHOUT_EFFECT = {
+    *("tasks/errors.py", "tasks/params.py", "tasks/progress.py"),
+    *("tasks/spool.py", "tasks/store.py", "tasks/tracking.py"),
+}
 # A stage whose output is a plot may depend on it, but no training is to be repeated for a colour.
 OPTIONAL = {"tasks/plots.py"}
 

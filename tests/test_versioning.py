@@ -3,6 +3,9 @@
 import hashlib
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from dvc.repo import Repo
 
 from tests.conftest import TinyProject
+from tests.services import s3_server
 
 OUTPUTS = ("data", "models", "reports")
 # section -> (a change, the stages that have to run because of it; all below them will follow)
@@ -64,11 +68,20 @@ def test_a_second_repro_does_nothing(project: TinyProject) -> None:
     assert time.monotonic() - start < 10  # 3 s where nothing else runs
 
 
-def test_pushed_wiped_and_pulled_there_is_nothing_to_do(project: TinyProject) -> None:
+@pytest.fixture(params=["folder", "s3"])
+def remote(request: pytest.FixtureRequest, project: TinyProject) -> Iterator[TinyProject]:
+    """The project with its data to go to an empty folder, or to an S3 server on loopback."""
+    with ExitStack() as servers:
+        environment = servers.enter_context(s3_server()) if request.param == "s3" else {}
+        url = "s3://films/dvc" if environment else str(project.path.parent / "remote")
+        project.run("dvc", "remote", "modify", "--local", "storage", "url", url)
+        yield replace(project, env={**project.env, **environment})
+
+
+def test_pushed_wiped_and_pulled_there_is_nothing_to_do(remote: TinyProject) -> None:
+    project = remote
     before = digests(project.path)
     assert {"data/raw/labels.csv", "reports/report.html", "reports/verdict.json"} <= before.keys()
-    remote = project.path.parent / "remote"
-    project.run("dvc", "remote", "modify", "--local", "storage", "url", str(remote))
 
     project.run("dvc", "push")
     for folder in (*OUTPUTS, ".dvc/cache", ".dvc/tmp"):

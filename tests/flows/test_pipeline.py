@@ -1,6 +1,7 @@
 """The flow on small projects: what runs, in which order, side by side, and what happens when a stage fails."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,10 +22,10 @@ from prefect.client.orchestration import get_client  # isort: skip
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter  # isort: skip
 from prefect.client.schemas.objects import Artifact, State, TaskRun  # isort: skip
 
-from flows import pipeline as module
-from flows.dag import read_dag, threads
+from flows.dag import Node, read_dag, threads
 from flows.pipeline import pipeline
 from flows.stage import Outcome
+from flows.steps import run_step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +33,8 @@ INGEST = {"cmd": "cp raw/film.txt curated", "deps": ["raw"], "outs": ["curated"]
 TRAIN = {
     "foreach": ["one", "two"],
     "do": {
-        "cmd": "sleep 2; echo threads $OMP_NUM_THREADS; cp curated model-${item}",
+        "cmd": "echo 'one: 0.50/2 kimg, 3 images/s'; sleep 2; cp curated model-${item}",
+        "meta": {"slot": "gpu"},
         "deps": ["curated"],
         "outs": ["model-${item}"],
     },
@@ -93,7 +95,7 @@ def span(run: TaskRun) -> tuple[float, float]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries without the waiting."""
-    monkeypatch.setattr(module, "run_stage", module.run_stage.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr("flows.pipeline.run_step", run_step.with_options(retry_delay_seconds=0))
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +137,15 @@ class TestAHealthyProject:
         assert min(one[1], two[1]) - max(one[0], two[0]) > 1.0  # seconds of overlap, of 2
 
     def test_shows_a_table_and_a_picture(self, first: Finished) -> None:
-        assert set(first.artifacts) == {"results", "samples"}
+        assert set(first.artifacts) >= {"results", "samples", "links"}
         assert first.artifacts["results"].type == "table"
         assert "no evidence" in str(first.artifacts["results"].data)
         assert first.artifacts["results"].description == r"0.1 \[of\]\(x\)"  # words, not a link
         assert "data:image/png;base64,iVBOR" in str(first.artifacts["samples"].data)
+
+    def test_shows_how_far_a_stage_is(self, first: Finished) -> None:
+        progress = first.artifacts["progress-train-one"]
+        assert (progress.type, progress.data, progress.description) == ("progress", 100, "one: 0.50/2")
 
     def test_gives_its_stages_a_common_pipeline_id(self, first: Finished, healthy: Path) -> None:
         verdict = yaml.safe_load((healthy / "reports/verdict.json").read_text())
@@ -153,12 +159,12 @@ class TestAHealthyProject:
         again = run(stages=["report"])
         assert again.state.is_completed()
         assert set(again.runs) == {"raw.dvc", "ingest", "train@one", "train@two", "report"}
-        assert {message(r) for r in again.runs.values()} == {"nothing had changed"}
+        assert {message(r).partition(",")[0] for r in again.runs.values()} == {"nothing had changed"}
 
     def test_one_at_a_time_and_by_force(self, first: Finished, healthy: Path) -> None:
-        forced = run(stages=["train"], force=True, max_parallel=1)
+        forced = run(stages=["train"], force=True, cpu_slots=1)
         assert forced.state.is_completed()
-        assert message(forced.runs["train@one"]) == "done"
+        assert re.fullmatch(r"done, [\d.]+ s", message(forced.runs["train@one"]))
         one, two = span(forced.runs["train@one"]), span(forced.runs["train@two"])
         assert min(one[1], two[1]) <= max(one[0], two[0])
 
@@ -287,8 +293,8 @@ class TestTheCommandLine:
     ],
 )
 def test_what_is_worth_another_try(tail: list[str], worth: bool) -> None:
-    assert Outcome("x", 255, tuple(tail), unchanged=False, stopped=False).worth_retrying is worth
-    assert not Outcome("x", 255, tuple(tail), unchanged=False, stopped=True).worth_retrying
+    assert Outcome(255, tuple(tail), unchanged=False, stopped=False).worth_retrying is worth
+    assert not Outcome(255, tuple(tail), unchanged=False, stopped=True).worth_retrying
 
 
 @pytest.mark.usefixtures("healthy")
@@ -301,12 +307,12 @@ class TestTheDag:
 
     def test_names_what_each_stage_waits_for(self) -> None:
         assert read_dag() == {
-            "raw.dvc": [],
-            "ingest": ["raw.dvc"],
-            "train@one": ["ingest"],
-            "train@two": ["ingest"],
-            "picture": ["train@two"],
-            "report": ["train@one", "train@two"],
+            "raw.dvc": Node([]),
+            "ingest": Node(["raw.dvc"]),
+            "train@one": Node(["ingest"], "gpu"),
+            "train@two": Node(["ingest"], "gpu"),
+            "picture": Node(["train@two"]),
+            "report": Node(["train@one", "train@two"]),
         }
 
     def test_of_a_target_is_the_target_and_all_above_it(self) -> None:
@@ -316,10 +322,10 @@ class TestTheDag:
 
 def test_the_items_of_a_group_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.dag._cores", lambda: 8)
-    dag: dict[str, list[str]] = {"ingest": [], "train@a": [], "train@b": [], "quality@a": []}
-    assert threads("train@a", dag, max_parallel=2) == 4
-    assert threads("train@a", dag, max_parallel=1) is None
-    assert threads("quality@a", dag, max_parallel=2) is None  # its sibling does not run this time
-    assert threads("ingest", dag, max_parallel=2) is None
+    dag = {stage: Node([]) for stage in ("ingest", "train@a", "train@b", "quality@a")}
+    assert threads("train@a", dag, slots=2) == 4
+    assert threads("train@a", dag, slots=1) is None
+    assert threads("quality@a", dag, slots=2) is None  # its sibling does not run this time
+    assert threads("ingest", dag, slots=2) is None
     monkeypatch.setattr("flows.dag._cores", lambda: 1)
-    assert threads("train@b", dag, max_parallel=4) == 1
+    assert threads("train@b", dag, slots=4) == 1

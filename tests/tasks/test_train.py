@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 import torch
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
@@ -300,25 +299,3 @@ def test_an_unknown_class_is_one_sentence(plan: dict[str, int], words: str, trai
 def test_no_generator_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="xraysynth train"):
         synthesize.run(tmp_path, tmp_path / "out", {"rare": 1}, Synthesize())
-
-
-def test_an_mlflow_that_fails_on_the_way_costs_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with tracking.tracked("stage", {}, "0" * 64) as run:
-        monkeypatch.setattr(MlflowClient, "log_batch", _down)
-        run.metrics({"a": 1.0})
-    assert "warning: MLflow did not take a record: the store is down" in capsys.readouterr().err
-
-
-def test_an_mlflow_that_cannot_be_used_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", _down)
-    with pytest.raises(UserError, match="MLflow's store cannot be used"), tracking.tracked("stage", {}, "0" * 64):
-        pass
-
-
-def _down(*_: object, **__: object) -> None:
-    raise MlflowException("the store is down")

@@ -1,0 +1,79 @@
+"""The project as one thing that several flows would change: its params, and the lock that keeps them apart."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from dvc.exceptions import DvcException
+from dvc.utils.hydra import apply_overrides
+from filelock import FileLock, Timeout
+
+from tasks.errors import UserError
+from tasks.labels import needs_table
+from tasks.params import PARAMS_FILE, load
+
+LOCK_FILE = Path(".xraysynth/flow.lock")
+
+
+@contextmanager
+def held_alone() -> Iterator[None]:
+    """No other flow changes this project meanwhile; one within this one may. Raises UserError where one does.
+
+    Params, snapshot and stages belong together: of two flows that interleave each would run on the other's.
+    """
+    LOCK_FILE.parent.mkdir(exist_ok=True)
+    lock = FileLock(LOCK_FILE.resolve(), timeout=0, thread_local=False, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError("another flow is at work in this project; wait until it has ended, or cancel it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def set_params(source: str | None, labels: str | None, overrides: Sequence[str]) -> None:
+    """Write what is given into params.yaml, as `dvc exp run -S` does; comments stay.
+
+    `labels` is by default the file labels.csv of `source`, or `source` itself for a format without a table. Raises
+    UserError for an override that params.yaml does not admit; it is then as it was. What it holds is validated in any
+    case, before a stage runs.
+    """
+    if not (source or labels or overrides):
+        load(PARAMS_FILE)
+        return
+    if not PARAMS_FILE.is_file():
+        raise UserError(f"there is no {PARAMS_FILE} here to change; make the project's folder the working folder")
+    # A sibling with the ending by which DVC knows how to write it; git ignores the folder.
+    changed = LOCK_FILE.with_name("params.changed.yaml")
+    changed.parent.mkdir(exist_ok=True)
+    shutil.copy(PARAMS_FILE, changed)
+    try:
+        _apply(changed, overrides)
+        if source and not labels:
+            labels = f"{source}/labels.csv" if needs_table(load(changed).ingest.label_format) else source
+        given = (("source", source), ("labels", labels))
+        _apply(changed, [f"ingest.{key}={_quoted(value)}" for key, value in given if value])
+        if load(changed) != load(PARAMS_FILE):
+            changed.replace(PARAMS_FILE)
+    except UserError as error:
+        raise UserError(str(error).replace(str(changed), "overrides")) from None
+    finally:
+        changed.unlink(missing_ok=True)
+
+
+def _apply(file: Path, overrides: Sequence[str]) -> None:
+    try:
+        apply_overrides(file, list(overrides))
+    except DvcException as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise UserError(
+            f"the overrides cannot be used ({reason}); write section.key=value, as in params.yaml"
+        ) from None
+
+
+def _quoted(value: str) -> str:
+    """For the grammar of overrides, in which a path may hold what has a meaning."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

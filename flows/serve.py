@@ -1,0 +1,192 @@
+"""`make serve`: what is needed on one machine. Prefect's server, MLflow's, the deployments and a worker for them.
+
+Addresses come from PREFECT_SERVER_API_HOST, PREFECT_SERVER_API_PORT, MLFLOW_HOST and MLFLOW_PORT. A server that
+PREFECT_API_URL or MLFLOW_TRACKING_URI names is used and not started. What they remember lies in the project folder.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from flows.services import LOGS, Service, adopt_orphans, end, parent, reap, tree
+from tasks.errors import UserError
+
+POOL = "xraysynth"
+START_S = 180.0  # a first start makes the tables of both databases
+FLOWS_S, SERVERS_S = 9.0, 3.0  # until what was asked to end is ended; Ctrl-C takes 15 s at most
+EVERYWHERE = ("0.0.0.0", "::")
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # jobs of its language model tools
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens, from the environment variables of the server itself."""
+
+    name: str
+    host_variable: str
+    port_variable: str
+    default_port: int
+
+    @property
+    def host(self) -> str:
+        return os.environ.get(self.host_variable) or "127.0.0.1"
+
+    @property
+    def port(self) -> int:
+        text = os.environ.get(self.port_variable) or str(self.default_port)
+        if not text.isdecimal() or not 0 < int(text) < 65536:
+            raise UserError(f"{self.port_variable} is {text}; a port is a number from 1 to 65535")
+        return int(text)
+
+    @property
+    def url(self) -> str:
+        """As seen from this machine."""
+        host = "127.0.0.1" if self.host in EVERYWHERE else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def check_free(self) -> None:
+        """Raises UserError where nothing can listen there."""
+        try:
+            family, kind, proto, _, place = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind, proto) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+        except OSError as error:
+            why = f"{self.name} cannot listen on {self.host}:{self.port} ({error.strerror})"
+            raise UserError(f"{why}; end what is there or set {self.port_variable} and {self.host_variable}") from None
+
+
+PREFECT = Address("Prefect", "PREFECT_SERVER_API_HOST", "PREFECT_SERVER_API_PORT", 4200)
+MLFLOW = Address("MLflow", "MLFLOW_HOST", "MLFLOW_PORT", 5000)
+
+
+def serve() -> None:
+    """Start all, print the addresses, and watch until interrupted. Raises UserError where something cannot start."""
+    if not Path("prefect.yaml").is_file():
+        raise UserError("no prefect.yaml here; make the project's folder the working folder")
+    env, services = _services()
+    LOGS.mkdir(parents=True, exist_ok=True)
+    adopt_orphans()
+    try:
+        *servers, worker = services
+        for service in servers:
+            service.start()
+        for service in servers:
+            if service.name == "prefect":
+                _wait_for(service.health, service)
+        worker.start()  # makes the work pool
+        _wait_for(f"{env['PREFECT_API_URL']}/work_pools/{POOL}", worker)
+        _deploy(env)
+        for service in servers:
+            _wait_for(service.health, service)
+        print(f"Prefect  {env['PREFECT_API_URL'].removesuffix('/api')}")
+        print(f"MLflow   {_without_password(env['MLFLOW_TRACKING_URI'])}")
+        print(f"Logs are in {LOGS}. Ctrl-C stops all.", flush=True)
+        while True:
+            time.sleep(0.5)
+            for service in services:
+                service.watch()
+            reap(services)
+    finally:
+        _stop(services)
+
+
+def _services() -> tuple[dict[str, str], list[Service]]:
+    """The environment of all, and what is to be started: the worker last. Raises UserError where a port is taken."""
+    python, env = [sys.executable, "-m"], {**os.environ, **QUIET, "PYTHONUNBUFFERED": "1"}
+    services = []
+    if not env.get("PREFECT_API_URL"):
+        PREFECT.check_free()
+        env["PREFECT_API_URL"] = f"{PREFECT.url}/api"
+        listen = ["--host", PREFECT.host, "--port", str(PREFECT.port)]
+        command = [*python, "prefect", "server", "start", *listen]
+        services.append(Service("prefect", command, env, f"{env['PREFECT_API_URL']}/health"))
+    if not env.get("MLFLOW_TRACKING_URI"):
+        MLFLOW.check_free()
+        env["MLFLOW_TRACKING_URI"] = MLFLOW.url
+        listen = ["--host", MLFLOW.host, "--port", str(MLFLOW.port), "--workers", "1"]
+        command = [*python, "mlflow", "server", *listen, "--uvicorn-opts", "--log-level warning"]
+        # By environment: an address of a database may hold a password, and arguments are seen by everybody.
+        places = {
+            "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{Path('mlflow.db').resolve()}",
+            "MLFLOW_ARTIFACTS_DESTINATION": str(Path("mlartifacts").resolve()),
+        }
+        services.append(Service("mlflow", command, {**places, **env}, f"{MLFLOW.url}/health"))
+    for address in (PREFECT, MLFLOW):
+        if address.host in EVERYWHERE and any(service.name == address.name.lower() for service in services):
+            print(f"warning: {address.name} asks nobody for a password and listens on all addresses", file=sys.stderr)
+    command = [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    return env, [*services, Service("worker", command, env)]
+
+
+def _wait_for(url: str, service: Service) -> None:
+    until = time.monotonic() + START_S
+    while True:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        ended = service.process is not None and service.process.poll() is not None
+        if ended or time.monotonic() > until:
+            raise UserError(f"{service.name} did not start; {service.log} says why")
+        time.sleep(0.2)
+
+
+def _deploy(env: Mapping[str, str]) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    done = subprocess.run(command, env=dict(env), capture_output=True, text=True, check=False)
+    (LOGS / "deploy.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    if done.returncode:
+        raise UserError(f"the deployments of prefect.yaml were not taken; {LOGS / 'deploy.log'} says why")
+
+
+def _stop(services: list[Service]) -> None:
+    """End the flows that run with their stages, so that they can still say so, then worker and servers."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # what follows ends by itself
+    servers = {service.pid for service in services[:-1]}
+    behind = {process for server in servers if server for process in tree(server)}
+    work = [process for process in tree(os.getpid())[1:] if process not in behind]
+    heads = {os.getpid(), services[-1].pid}  # flows are children of the worker, or adopted
+    end(work, [process for process in work if parent(process) in heads], FLOWS_S)
+    rest = tree(os.getpid())[1:]
+    end(rest, [process for process in rest if process.pid in servers], SERVERS_S)
+
+
+def _without_password(url: str) -> str:
+    scheme, found, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}" if found else url
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Exit code 0 after Ctrl-C, 2 and a sentence where something is in the way."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        serve()
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

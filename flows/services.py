@@ -1,0 +1,105 @@
+"""Processes that run until all is stopped: started again where they die, and ended with all that they started."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+LOGS = Path(".xraysynth/serve")
+AGAIN_S, AGAIN_MAX_S = 2.0, 60.0  # until what has died is started again, the second and the last time
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass
+class Service:
+    """A process that is to run until all is stopped; started again where it dies."""
+
+    name: str
+    command: list[str]
+    env: Mapping[str, str]
+    health: str = ""  # a URL that answers once it works
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = field(default=0)
+    _not_before: float = 0.0
+
+    @property
+    def log(self) -> Path:
+        return LOGS / f"{self.name}.log"
+
+    @property
+    def pid(self) -> int:
+        """0 before the start."""
+        return self.process.pid if self.process else 0
+
+    def start(self) -> None:
+        """A session of its own: the terminal's Ctrl-C reaches only this program, which ends them in order."""
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                env=dict(self.env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.starts += 1
+        self._not_before = time.monotonic() + min(AGAIN_S ** (self.starts - 1), AGAIN_MAX_S)
+
+    def watch(self) -> None:
+        """Start it again if it has died, not too often."""
+        if self.process is not None and self.process.poll() is not None and time.monotonic() >= self._not_before:
+            print(f"{self.name} has ended ({_how(self.process.returncode)}) and is started again", flush=True)
+            self.start()
+
+
+def end(processes: list[psutil.Process], ask: list[psutil.Process], patience: float) -> None:
+    """Ask some to end, and after a while end by force what is left of all and of what they started since."""
+    for process in ask:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=patience)
+    for process in {child for parent in alive for child in tree(parent.pid)}:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=1)
+
+
+def tree(pid: int) -> list[psutil.Process]:
+    """A process and all below it; [] where it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def parent(process: psutil.Process) -> int:
+    """The id of its parent; 0 where it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return int(process.ppid())
+    return 0
+
+
+def adopt_orphans() -> None:
+    """On Linux: a flow whose worker was killed becomes a child of this program, not of init, and is ended with it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap(services: list[Service]) -> None:
+    """Adopted processes that have ended would stay as zombies."""
+    own = {service.pid for service in services}
+    for process in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess, ChildProcessError):
+            if process.pid not in own and process.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(process.pid, os.WNOHANG)
+
+
+def _how(returncode: int) -> str:
+    return f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"

@@ -1,0 +1,107 @@
+"""The snapshot of the films that DVC keeps of `data/raw`: what a source holds beyond it, and how to take that in."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from dvc.exceptions import OutputNotFoundError
+from dvc.repo import Repo
+
+from tasks.errors import UserError
+from tasks.places import RAW, RAW_DVC
+
+INCOMING = Path(".xraysynth/incoming")
+
+
+class Changes(NamedTuple):
+    """What a source holds beyond the snapshot, as paths relative to the source; the table of labels is apart."""
+
+    films: list[str]  # that the snapshot lacks, or has in another size
+    labels: bool  # whether the table is new or of another size or content
+
+
+def digest() -> str:
+    """DVC's hash of the snapshot, "" where there is none yet."""
+    try:
+        return str(yaml.safe_load(RAW_DVC.read_text(encoding="utf-8"))["outs"][0]["md5"])
+    except (FileNotFoundError, KeyError, IndexError, TypeError):
+        return ""
+
+
+def changes(source: Path, labels: Path | None) -> Changes:
+    """Compare a source with the snapshot; names that begin with a dot are passed over.
+
+    A table of labels within or outside the source is compared with the file of its name in the snapshot. Raises
+    UserError for a source that cannot be read, and for a snapshot whose list of files is not in DVC's cache.
+    """
+    if not source.is_dir():
+        raise UserError(f"there is no folder {source}; name the one into which films are delivered")
+    if labels and not labels.is_file():
+        raise UserError(f"there is no table of labels {labels}; name it, or put labels.csv into the source")
+    known = _known()
+    table = labels.resolve() if labels else None
+    films = [path for path in _files(source, table) if _size(known, path) != (source / path).stat().st_size]
+    return Changes(sorted(films), labels is not None and not _same(known, labels))
+
+
+def take(source: Path, labels: Path | None, found: Changes) -> None:
+    """Copy what a source holds beyond the snapshot into `data/raw`; each file appears whole. Nothing is removed."""
+    if source.resolve() == RAW.resolve():
+        return
+    for path in found.films:
+        _copy(source / path, RAW / path)
+    if labels and found.labels and labels.resolve() != (RAW / labels.name).resolve():
+        _copy(labels, RAW / labels.name)
+
+
+def _copy(file: Path, target: Path) -> None:
+    INCOMING.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, INCOMING)
+    shutil.move(INCOMING, target)  # a rename; what DVC may have put there is a link into its cache, not to be written
+
+
+def _known() -> dict[str, Path]:
+    """Of every file of the snapshot, where the cache has it. Raises UserError as `changes` does."""
+    with Repo() as repo:
+        try:
+            (out,) = repo.find_outs_by_path(str(RAW))
+        except OutputNotFoundError:
+            return {}
+        tree = out.get_obj()
+        if tree is None:
+            raise UserError(f"the list of files in the snapshot {RAW_DVC} is not here; run `dvc pull {RAW_DVC}`")
+        return {"/".join(key): Path(out.cache.oid_to_path(entry.value)) for key, _, entry in tree}
+
+
+def _size(known: dict[str, Path], path: str) -> int:
+    """Bytes of a file in the snapshot, -1 where it has none. Raises UserError where the cache has lost it."""
+    if path not in known:
+        return -1
+    try:
+        return known[path].stat().st_size
+    except FileNotFoundError:
+        raise UserError(f"DVC's cache has not all films of the snapshot; run `dvc fetch {RAW_DVC}`") from None
+
+
+def _same(known: dict[str, Path], labels: Path) -> bool:
+    here = known.get(labels.name)
+    return here is not None and here.is_file() and here.read_bytes() == labels.read_bytes()
+
+
+def _files(source: Path, table: Path | None) -> Iterator[str]:
+    """Regular files below a source; a link out of it is none of its films."""
+    root = source.resolve()
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"a folder in {source} cannot be read ({error.strerror}); change its rights")
+
+    for folder, subfolders, names in os.walk(root, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for path in (Path(folder, name) for name in names if not name.startswith(".")):
+            target = path.resolve()
+            if target != table and target.is_relative_to(root) and target.is_file():
+                yield path.relative_to(root).as_posix()

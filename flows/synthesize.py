@@ -1,0 +1,84 @@
+"""On demand: images of a class from the champion of the registry, as a zip and a contact sheet."""
+
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from flows.artifacts import data_url, plain
+from flows.stage import Commands
+from flows.steps import run_step
+from tasks import curated
+from tasks.places import CHAMPION
+
+EXPORTS = Path("exports")
+SHOWN, COLUMNS = 40, 8  # images on the contact sheet
+Form = Literal["png", "dicom"]
+ENDINGS: dict[Form, str] = {"png": ".png", "dicom": ".dcm"}
+
+
+@flow
+def synthesize(
+    label: str,
+    count: Annotated[int, Field(ge=1, le=100_000)] = 100,
+    format: Form = "png",
+    seed: Annotated[int, Field(ge=0)] = 0,
+    truncation: Annotated[float, Field(ge=0.01, le=1)] = 1.0,
+) -> State[Any]:
+    """Draw images of one class from the champion and pack them into a zip in the folder `exports` of the project.
+
+    Args:
+        label: the class, as the data names it.
+        count: how many images.
+        format: png, or dicom with SyntheticData = YES.
+        seed: the same seed draws the same images.
+        truncation: below 1 safer and less varied images.
+    """
+    commands = Commands({})
+    with tempfile.TemporaryDirectory() as temporary:
+        images = Path(temporary) / "images"
+        command = ["xraysynth", "synthesize", CHAMPION, str(images), f"--label={label}", f"--count={count}"]
+        command += [f"--format={format}", f"--seed={seed}", f"--truncation={truncation:g}"]
+        try:
+            state = run_step("synthesize", command, commands, return_state=True)
+        except BaseException:
+            commands.stop()
+            raise
+        if not state.is_completed():
+            return Failed(message=state.message, name=state.name)
+        files = sorted(images.rglob(f"*{ENDINGS[format]}"))
+        archive = EXPORTS / f"{_slug(label)}-{len(files)}-{format}-seed{seed}-{str(flow_run.id)[:8]}.zip"
+        with curated.written_whole(archive) as path, zipfile.ZipFile(path, "w") as packed:  # they are compressed
+            for file in sorted(path for path in images.rglob("*") if path.is_file()):
+                packed.write(file, file.relative_to(images))
+        text = f"`{archive}`, in the project's folder, holds {len(files)} images."
+        text += f"\n\n![Contact sheet]({data_url(contact_sheet(files[:SHOWN]))})"
+    what = f"Synthetic images of {plain(label)}: {len(files)}, seed {seed}, truncation {truncation:g}."
+    create_markdown_artifact(text, key="contact-sheet", description=what)
+    return Completed(message=f"{len(files)} images in {archive}")
+
+
+def contact_sheet(files: list[Path]) -> bytes:
+    """The images of PNG or DICOM files of one size side by side, as PNG."""
+    import numpy as np
+    import pydicom
+    from PIL import Image
+
+    from tasks import plots
+
+    def pixels(file: Path) -> np.ndarray:
+        return pydicom.dcmread(file).pixel_array if file.suffix == ".dcm" else np.asarray(Image.open(file))
+
+    return plots.picture_png(plots.mosaic([pixels(file) for file in files], COLUMNS))
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"\W+", "-", label).strip("-") or "class"

@@ -1,0 +1,174 @@
+"""A registry entry: a generator as an MLflow model, and all that is needed to judge it and to make it again."""
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import yaml
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, DataType, Schema
+
+from tasks import curated, params, places, provenance, registry, synthesize, tracking
+from tasks.errors import UserError
+from tasks.gates import Gate, gates
+from tasks.params import GENERATOR_OF
+from tasks.summary import summarise
+
+PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch")  # what the served model imports
+CODE = ("model", "tasks")  # what decides about the weights; params.yaml and dvc.yaml are in the entry
+RECORDED = (places.DVC_LOCK, places.DVC_YAML, params.PARAMS_FILE, places.RAW_DVC, places.VERDICT)
+OUTSIDE = "(outside the project)"
+NOT_MEASURED = "not measured"
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.long, "count", required=False),
+            ColSpec(DataType.long, "seed", required=False),
+            ColSpec(DataType.double, "truncation", required=False),
+        ]
+    ),
+    outputs=Schema(
+        [ColSpec(DataType.string, "label"), ColSpec(DataType.long, "number"), ColSpec(DataType.string, "png")]
+    ),
+)
+
+
+def register(name: str) -> int:
+    """Make models/NAME a new version with the alias `challenger`; returns its number.
+
+    `name` may be "best": the generator of the arm that the verdict is about. Raises UserError where the pipeline's
+    outputs do not belong together: an entry that mixes two runs could not be made again.
+    """
+    name = best() if name == "best" else name
+    folder = places.MODELS / name
+    weights = registry.weights_digest(folder)
+    if not synthesize.learnt_from(folder, places.CURATED):
+        raise UserError(f"{folder} did not learn from what {places.CURATED} holds now; run `dvc repro` first")
+    drawn = _json(places.SYNTHETIC / name / "dataset.json")
+    if drawn.get("model") != weights:
+        raise UserError(f"{places.SYNTHETIC / name} was not drawn by {folder}; run `dvc repro` first")
+    plan = synthesize.planned(places.IMBALANCE)
+    quality = _json(places.QUALITY / f"{name}.json")
+    passed = gates(name, drawn.get("screening"), quality, plan) if any(plan.values()) else {}
+    tags = _tags(name, weights, passed)
+    with registry.store() as client, tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary)
+        _stage(staged, folder, passed)
+        model_id = _log(client, name, staged)
+        _named(client)
+        made = client.create_model_version(
+            registry.NAME,
+            source=f"models:/{model_id}",
+            model_id=model_id,
+            tags=tags,
+            description=(folder / "card.md").read_text(encoding="utf-8")[:5000],  # all that the store takes
+        )
+        client.set_registered_model_alias(registry.NAME, places.CHALLENGER, made.version)
+    return int(made.version)
+
+
+def best() -> str:
+    """The generator of the arm that the verdict is about. Raises UserError where the verdict is about none."""
+    found = _json(places.VERDICT)
+    if "candidate" not in found:
+        said = found.get("sentence", "there is none")
+        raise UserError(f"{places.VERDICT} names no generator ({said.rstrip('.')}); run `dvc repro`, or name one")
+    return GENERATOR_OF[found["candidate"]]
+
+
+def _tags(name: str, weights: str, passed: dict[str, Gate]) -> dict[str, str]:
+    revision, _, dirty = provenance.git_revision(CODE).partition(",")
+    verdict, data = _json(places.VERDICT), curated.load(places.CURATED).digest
+    of_this = GENERATOR_OF.get(verdict.get("candidate", ""), name) == name
+    facts = {
+        "model": name,
+        "weights": weights,
+        "data_digest": data,
+        "raw_digest": _raw_digest(places.RAW_DVC),
+        "git_revision": revision,
+        "git_dirty": str(bool(dirty)).lower(),
+        "dvc_lock": str(provenance.locked(places.DVC_LOCK, own_stage="").get("digest", "")),
+        "pipeline_id": tracking.pipeline_id(data),
+        "verdict": verdict.get("verdict", NOT_MEASURED) if of_this else NOT_MEASURED,
+    }
+    return facts | {
+        f"gate_{gate}": f"{'passed' if found['passed'] else 'not passed'}: {found['why']}"
+        for gate, found in passed.items()
+    }
+
+
+def _raw_digest(dvc_file: Path) -> str:
+    """The digest by which DVC knows the archive; "" where it does not track it."""
+    try:
+        return str(yaml.safe_load(dvc_file.read_text(encoding="utf-8"))["outs"][0]["md5"])
+    except FileNotFoundError:
+        return ""
+
+
+def _stage(staged: Path, folder: Path, passed: dict[str, Gate]) -> None:
+    """Lay out in `staged` what MLflow is to take, so that it learns of no place of this machine but that."""
+    here = Path(__file__).resolve().parent
+    shutil.copy(here / "served.py", staged / "served.py")
+    shutil.copytree(here.parent / "model", staged / "model", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(folder, staged / "generator")
+    record = staged / "record"
+    record.mkdir()
+    private = list(_absolute(params.load().model_dump()))
+    for file in RECORDED:
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+            for path in private:
+                text = text.replace(path, OUTSIDE)
+            (record / file.name).write_text(text, encoding="utf-8")
+    curated.write_json(record / "gates.json", passed)
+    curated.write_json(record / "data_summary.json", summarise(curated.load(places.CURATED).where(split="train")))
+
+
+def _absolute(values: Any) -> Iterator[str]:
+    """The paths of this machine that params hold: they may say whose films these are."""
+    if isinstance(values, dict):
+        for value in values.values():
+            yield from _absolute(value)
+    elif isinstance(values, str) and Path(values).is_absolute():
+        yield values
+
+
+def _log(client: MlflowClient, name: str, staged: Path) -> str:
+    """Log the model; returns its id."""
+    mlflow.set_experiment(experiment_id=registry.experiment_id(client))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature says it all
+        logged = mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(staged / "served.py"),
+            code_paths=[str(staged / "model")],
+            artifacts={"generator": str(staged / "generator"), "record": str(staged / "record")},
+            signature=SIGNATURE,
+            pip_requirements=[f"{package}=={installed(package).partition('+')[0]}" for package in PACKAGES],
+        )
+    return str(logged.model_id)
+
+
+def _named(client: MlflowClient) -> None:
+    try:
+        client.create_registered_model(registry.NAME, description="Generators of synthetic chest radiographs.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The content of a report; {} where it is not there."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}

@@ -1,0 +1,97 @@
+"""Make a registered generator once more: its git revision, its params, its data; the weights must be equal to the bit.
+
+That holds on the same kind of CPU with the same libraries and the number of threads that the entry names. The copy of
+the project has a cache of its own, so that DVC cannot answer from what it remembers of the first time.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks import places, registry, synthesize
+from tasks.errors import UserError
+from tasks.params import PARAMS_FILE
+from tasks.pseudonyms import KEY_FILE, private_folder
+
+RESTORED = {file.name: file for file in (places.DVC_LOCK, places.DVC_YAML, PARAMS_FILE, places.RAW_DVC)}
+LOCAL_CONFIG = Path(".dvc/config.local")
+CACHE = "xraysynth-cache"  # name, in the copy, of this project's DVC cache as a remote
+
+
+def run(number: int, folder: Path) -> tuple[bool, str]:
+    """Make version `number` again in the new or empty `folder`; whether the weights are equal, and a sentence.
+
+    Raises UserError where the entry does not say enough, or a step fails.
+    """
+    one = registry.version(number)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder; name a new one")
+    for tag, words in (("git_revision", "git revision"), ("raw_digest", "archive under DVC's care")):
+        if not one.tags.get(tag):
+            raise UserError(f"version {number} was registered without a {words}; it cannot be made again")
+    with registry.fetched(one) as entry:
+        threads = synthesize.load(entry / registry.GENERATOR)[1]["extra"].get("threads")
+        _clone(one.tags["git_revision"], folder)
+        for name, place in RESTORED.items():
+            shutil.copy(entry / registry.RECORD / name, folder / place)
+    environment = _environment(folder, threads)
+    _take_data(folder, environment)
+    stage = f"train@{one.tags['model']}"
+    _do("dvc", "repro", stage, folder=folder, env=environment, what=f"`dvc repro {stage}` in {folder}")
+    made = registry.weights_digest(folder / places.MODELS / one.tags["model"])
+    code = " (registered from code that was not committed)" * (one.tags.get("git_dirty") == "true")
+    if made == one.tags["weights"]:
+        return True, f"version {number} is reproduced: the weights are equal to the bit, SHA-256 {made[:12]}{code}"
+    return False, f"version {number} is not reproduced: SHA-256 {made[:12]}, not {one.tags['weights'][:12]}{code}"
+
+
+def _clone(revision: str, folder: Path) -> None:
+    top = _do("git", "rev-parse", "--show-toplevel", folder=Path(), what="finding the git repository").strip()
+    _do("git", "clone", "--quiet", "--no-checkout", top, str(folder), folder=Path(), what="cloning the repository")
+    _do("git", "checkout", "--quiet", "--detach", revision, folder=folder, what=f"finding revision {revision[:12]}")
+
+
+def _take_data(folder: Path, env: Mapping[str, str]) -> None:
+    """The archive from this project's DVC cache, else from the remotes; and the key of its pseudonyms."""
+    if KEY_FILE.exists():
+        private_folder((folder / KEY_FILE).parent)
+        shutil.copy2(KEY_FILE, folder / KEY_FILE)
+    if LOCAL_CONFIG.exists():  # addresses and credentials, which git must not have
+        shutil.copy2(LOCAL_CONFIG, folder / LOCAL_CONFIG)
+    listed = _do("dvc", "remote", "list", folder=Path(), env=env, what="`dvc remote list`")
+    for name, url, *_ in (line.split() for line in listed.splitlines()):
+        # Relative ones are resolved here: in the copy they would be elsewhere.
+        _do("dvc", "remote", "modify", "--local", name, "url", url, folder=folder, env=env, what="setting a remote")
+    cache = _do("dvc", "cache", "dir", folder=Path(), env=env, what="`dvc cache dir`").strip()
+    _do("dvc", "remote", "add", "--local", CACHE, cache, folder=folder, env=env, what="setting the cache")
+    data = str(places.RAW_DVC)
+    try:
+        _do("dvc", "pull", "--quiet", "--remote", CACHE, data, folder=folder, env=env, what="taking the films")
+    except UserError:  # not all of it is there any more
+        _do("dvc", "pull", "--quiet", data, folder=folder, env=env, what="taking the films from the DVC remote")
+
+
+def _environment(folder: Path, threads: int | None) -> dict[str, str]:
+    """The copy's own code comes first, and what it tracks stays with it."""
+    own = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PYTHONPATH": os.pathsep.join([str(folder.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+    if threads:
+        own["OMP_NUM_THREADS"] = str(threads)
+    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | own
+
+
+def _do(*command: str, folder: Path, what: str, env: Mapping[str, str] | None = None) -> str:
+    """What a program prints. Raises UserError with its last line where it fails."""
+    try:
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError(f"no `{command[0]}` on the path: activate .venv") from None
+    if done.returncode:
+        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        raise UserError(f"{what} failed: {said[-1].strip() if said else f'exit code {done.returncode}'}")
+    return done.stdout

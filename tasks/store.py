@@ -1,0 +1,170 @@
+"""MLflow as a store of records, which may be down: waits are bounded, and what was sent twice is there once."""
+
+import os
+import socket
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from filelock import FileLock
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+T = TypeVar("T")
+Record = Mapping[str, Any]
+
+EXPERIMENT = "xraysynth"
+LOCK_FILE = Path(".xraysynth/mlflow.lock")
+# MLflow's own defaults wait for minutes, each time. What the user has set wins.
+HTTP_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+FIRST_USE_S = 60.0  # another stage may be making the tables of a new SQLite store
+LOCKED_S = 2.0  # a lock held for longer is not that of a stage that logs
+PAUSE_S = 30.0  # between a try that failed and the next,
+SHARE = 20  # and at least so many times what that try took: a dead server costs 5 % of the time at most
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+HOW_NOT_WHAT = "(raised as a result of Query-invoked autoflush"  # SQLAlchemy's first line
+REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
+
+
+class Refused(Exception):
+    """MLflow answered, and will never take this."""
+
+
+class Store:
+    """One tracking store. After a failure it is left alone for a while."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._client: MlflowClient | None = None
+        self._experiment = ""
+        self._again_at = 0.0
+        self._said = False
+
+    def attempt(self, work: Callable[[MlflowClient], T], now: bool = False) -> T | None:
+        """What `work` returns, or None where MLflow is down, or was a moment ago (but for `now`).
+
+        Raises Refused.
+        """
+        started = time.monotonic()
+        if started < self._again_at and not now:
+            return None
+        try:
+            with _bounded_waits():
+                _free(self.uri)
+                result = work(self._connected())
+        except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
+            if isinstance(error, MlflowException) and error.error_code in REFUSED:
+                raise Refused(first_line(error)) from None
+            ended = time.monotonic()
+            self._again_at = ended + max(PAUSE_S, SHARE * (ended - started))
+            if not self._said:
+                warn(f"MLflow cannot be reached ({first_line(error)}); its records wait, the work goes on")
+                self._said = True
+            return None
+        self._again_at, self._said = 0.0, False
+        return result
+
+    def open_run(self, head: Record, before: bool, now: bool = False) -> str | None:
+        """The id of the run of `head`; `before`: an earlier try may have made it."""
+
+        def work(client: MlflowClient) -> str:
+            wanted = f"tags.record_id = '{head['record_id']}'"
+            found = client.search_runs([self._experiment], wanted, max_results=1) if before else []
+            if found:
+                run_id = found[0].info.run_id
+            else:
+                start, tags = int(head["start"] * 1000), {**head["tags"], "record_id": head["record_id"]}
+                run = client.create_run(self._experiment, start_time=start, run_name=head["stage"], tags=tags)
+                run_id = run.info.run_id
+            client.log_batch(run_id, params=[Param(name, value) for name, value in head["params"].items()])
+            return str(run_id)
+
+        return self.attempt(work, now)
+
+    def send(self, run_id: str, record: Record, content: bytes, now: bool = False) -> bool:
+        """Whether MLflow has the record. Sent again it changes nothing: every value carries its time."""
+
+        def work(client: MlflowClient) -> bool:
+            kind = record["kind"]
+            if kind == "metrics":
+                metrics = [Metric(name, value, record["time"], record["step"]) for name, value in record["values"]]
+                client.log_batch(run_id, metrics=metrics)
+            elif kind == "tag":
+                client.log_batch(run_id, tags=[RunTag(record["name"], record["value"])])
+            elif kind == "artifact":
+                with tempfile.TemporaryDirectory() as folder:
+                    path = Path(folder) / record["name"]
+                    path.write_bytes(content)
+                    client.log_artifact(run_id, str(path))
+            else:
+                client.set_terminated(run_id, record["status"], record["time"])
+            return True
+
+        return self.attempt(work, now) is not None
+
+    def runs(self, run_id: str, wanted: str) -> tuple[str, list[MlflowRun]] | None:
+        """The id of the experiment of a run, and its runs that `wanted` (MLflow's filter) describes, newest first."""
+
+        def work(client: MlflowClient) -> tuple[str, list[MlflowRun]]:
+            experiment = client.get_run(run_id).info.experiment_id
+            return experiment, list(client.search_runs([experiment], wanted, max_results=200))
+
+        return self.attempt(work)
+
+    def identity(self) -> str:
+        """Which store this is, without what opens it."""
+        parts = urlsplit(self.uri)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            with FileLock(LOCK_FILE, timeout=FIRST_USE_S) if self.uri.startswith("sqlite") else nullcontext():
+                client = MlflowClient(tracking_uri=self.uri)
+                experiment = client.get_experiment_by_name(EXPERIMENT)
+                self._experiment = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
+            self._client = client
+        return self._client
+
+
+def warn(sentence: str) -> None:
+    """On standard error, as all warnings of stages."""
+    print(f"warning: {sentence}", file=sys.stderr, flush=True)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, on one line, with no more than 200 letters."""
+    said = [line for line in str(error).splitlines() if not line.startswith(HOW_NOT_WHAT)]
+    return said[0][:200] if said else type(error).__name__
+
+
+@contextmanager
+def _bounded_waits() -> Iterator[None]:
+    """MLflow reads these at each request; other users of MLflow in this process keep theirs."""
+    ours = {name: value for name, value in HTTP_WAITS.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def _free(uri: str) -> None:
+    """Raises where a database does not answer or its SQLite file stays locked: MLflow itself would wait for long."""
+    parts = urlsplit(uri)
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and path.is_file():
+        with closing(sqlite3.connect(path, timeout=LOCKED_S, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    elif (scheme := parts.scheme.partition("+")[0]) in PORTS and parts.hostname:
+        socket.create_connection((parts.hostname, parts.port or PORTS[scheme]), timeout=LOCKED_S).close()

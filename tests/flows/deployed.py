@@ -1,0 +1,146 @@
+"""A real Prefect server and worker on loopback, with what prefect.yaml deploys from a copy of the project."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.conftest import ROOT, Project, guarded_environment
+
+WAIT_S = 420.0  # for a flow run, on a machine that has other things to do
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The project, and the API of the server that knows its deployments."""
+
+    project: Project
+    api: httpx.Client
+    worker: int
+
+    def start(self, deployment: str, **parameters: Any) -> str:
+        """Trigger a run as the UI does; its id."""
+        found = self.api.get(f"/deployments/name/{deployment}/{deployment}").raise_for_status().json()
+        run = self.api.post(f"/deployments/{found['id']}/create_flow_run", json={"parameters": parameters})
+        return str(run.raise_for_status().json()["id"])
+
+    def run(self, deployment: str, **parameters: Any) -> dict[str, Any]:
+        """Trigger a run and wait for its end; the run as the server knows it."""
+        run_id = self.start(deployment, **parameters)
+        return wait(lambda: self.ended(run_id), f"the end of {deployment} {parameters}")
+
+    def ended(self, run_id: str) -> dict[str, Any] | None:
+        found = self.flow_run(run_id)
+        return found if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+    def flow_run(self, run_id: str) -> dict[str, Any]:
+        return dict(self.api.get(f"/flow_runs/{run_id}").raise_for_status().json())
+
+    def task_runs(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """By name, once none of them moves: the server hears of them by events, a moment after the flow's end."""
+        asked = {"flow_runs": {"id": {"any_": [run_id]}}}
+
+        def settled() -> dict[str, dict[str, Any]] | None:
+            runs = self.api.post("/task_runs/filter", json=asked).raise_for_status().json()
+            return {run["name"]: run for run in runs} if all(r["end_time"] for r in runs) else None
+
+        return wait(settled, "the states of the task runs")
+
+    def artifacts(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """Of a flow run, by key."""
+        asked = {"flow_runs": {"id": {"any_": [run_id]}}}
+        found = self.api.post("/artifacts/filter", json=asked).raise_for_status().json()
+        return {artifact["key"]: artifact for artifact in found}
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Those of the project whose command line holds `name`."""
+        return [process for process in psutil.process_iter() if name in _line(process) and _is_in(process, self)]
+
+
+def _line(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def _is_in(process: psutil.Process, deployed: Deployed) -> bool:
+    with suppress(psutil.Error):
+        return Path(process.cwd()) == deployed.project.path and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def wait(found: Callable[[], Any], what: str, seconds: float = WAIT_S) -> Any:
+    """What `found` returns, once it is true."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if result := found():
+            return result
+        time.sleep(0.3)
+    raise AssertionError(f"waited {seconds:g} s in vain for {what}")
+
+
+@contextmanager
+def deployed(project: Project) -> Iterator[Deployed]:
+    """Start server and worker, deploy; end both, with all that they started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    project.env.update(PREFECT_API_URL=url, PREFECT_SERVER_API_PORT=str(port), PREFECT_SERVER_API_HOST="127.0.0.1")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *command: str) -> subprocess.Popen[bytes]:
+        with (project.path.parent / f"{name}.log").open("wb") as log:
+            program = [str(Path(sys.executable).with_name("prefect")), *command]
+            env, folder = project.env, project.path
+            process = subprocess.Popen(program, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+        started.append(process)
+        return process
+
+    try:
+        server = start("server", "server", "start")
+        with httpx.Client(base_url=url, timeout=30) as api:
+
+            def healthy() -> bool:
+                assert server.poll() is None, (project.path.parent / "server.log").read_text()
+                with suppress(httpx.TransportError):
+                    return api.get("/health").status_code == 200
+                return False
+
+            wait(healthy, "the server", 120)
+            project.run("prefect", "work-pool", "create", "--type", "process", "xraysynth")
+            project.run("prefect", "--no-prompt", "deploy", "--all")
+            worker = start("worker", "worker", "start", "--pool", "xraysynth", "--limit", "2")
+            yield Deployed(project, api, worker.pid)
+    finally:
+        for process in reversed(started):
+            tree = _tree(process.pid)
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            for left in tree:
+                with suppress(psutil.Error):
+                    left.kill()
+            process.wait()
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
+    return []
+
+
+def environment(base: Path) -> dict[str, str]:
+    """Of a user who has configured nothing but where Prefect keeps its things; this checkout's code runs."""
+    (base / "home").mkdir()
+    env = guarded_environment(base / "home", base / "attempts")
+    env["PYTHONPATH"] = os.pathsep.join([env["PYTHONPATH"], str(ROOT)])
+    return {**env, "PREFECT_HOME": str(base / "prefect"), "DO_NOT_TRACK": "1"}

@@ -1,0 +1,223 @@
+"""What prefect.yaml deploys, on a real server with a real worker: pipeline, cancelling, retraining, images on demand.
+
+The tests are one story and run in their order. The films are planted: two classes at first, the second delivery brings
+a finding that the champion cannot draw, the third films with random labels.
+"""
+
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import TINY, Project, copy_project
+from tests.flows import films
+from tests.flows.deployed import Deployed, deployed, environment, wait
+
+STAGES = {"data/raw.dvc", "ingest", "imbalance", "encoder", "classify", "report"} | {
+    f"{stage}@{name}" for stage in ("train", "synthesize", "quality") for name in ("msg_gan", "msg_sagan")
+}
+PARAMS: dict[str, Any] = {
+    **TINY,
+    "ingest": {
+        "size": 16,
+        "split": {"train": 0.4, "val": 0.15, "test": 0.45},
+        "workers": 1,
+        "max_quarantined": 0.5,
+    },
+    "train": {"width": 8, "kimg": 2.0, "batch": 8},
+    "classify": {"arms": ["real", "duplicate", "msg_gan", "msg_sagan"], "steps": 20, "batch": 16, "bootstrap": 100},
+    "quality": {"pairs": 60, "repeats": 2},
+}
+WITHIN_S = 10.0  # of a request to cancel the whole tree is gone
+RIGHT = {"plain": "common", "bright": "rare", "dark": "new"}
+
+
+@pytest.fixture(scope="module")
+def first_films() -> dict[str, int]:
+    return {"plain": 120, "bright": 40}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, first_films: dict[str, int]) -> Iterator[Deployed]:
+    base = tmp_path_factory.mktemp("deployed")
+    path = base / "project"
+    copy_project(path)
+    found = films.write(path / "data/raw", seed=1, **first_films)
+    films.write_labels(path / "data/raw", found, found["look"].map(RIGHT))
+    project = Project(path, environment(base), base / "attempts")
+    project.edit_params(PARAMS)
+    project.git("init", "--quiet", "--initial-branch=main")
+    project.run("dvc", "add", "--quiet", "data/raw")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", "first films")
+    with deployed(project) as found_house:
+        yield found_house
+
+
+@pytest.fixture(scope="module")
+def delivery(house: Deployed) -> Path:
+    """A folder outside the project, into which films are delivered."""
+    return house.project.path.parent / "delivery"
+
+
+def params(house: Deployed) -> dict[str, Any]:
+    return dict(yaml.safe_load((house.project.path / "params.yaml").read_text()))
+
+
+def report(house: Deployed, name: str) -> dict[str, Any]:
+    return dict(json.loads((house.project.path / f"reports/{name}.json").read_text()))
+
+
+def test_the_deployments_are_as_written(house: Deployed) -> None:
+    found = {d["name"]: d for d in house.api.post("/deployments/filter", json={}).raise_for_status().json()}
+    assert set(found) == {"pipeline", "retrain", "synthesize"}
+    assert {d["work_pool_name"] for d in found.values()} == {"xraysynth"}
+    (schedule,) = found["retrain"]["schedules"]
+    assert schedule["schedule"]["cron"] == "0 2 * * 0"
+    assert schedule["schedule"]["timezone"] == "Europe/Berlin"
+    assert schedule["active"]
+    assert found["retrain"]["global_concurrency_limit"]["limit"] == 1
+    assert found["retrain"]["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+    form = found["pipeline"]["parameter_openapi_schema"]["properties"]
+    assert set(form) == {"source", "labels", "overrides", "stages", "force", "gpu_slots", "cpu_slots"}
+    assert form["cpu_slots"]["minimum"] == 1
+    assert "side by side" in form["gpu_slots"]["description"]
+
+
+def test_the_form_refuses_what_cannot_be(house: Deployed) -> None:
+    found = house.api.get("/deployments/name/pipeline/pipeline").json()
+    answer = house.api.post(f"/deployments/{found['id']}/create_flow_run", json={"parameters": {"cpu_slots": 0}})
+    assert answer.status_code == 409
+    assert "cpu_slots" in answer.text or "minimum" in answer.text
+
+
+def test_overrides_that_params_do_not_admit_end_it_before_anything_runs(house: Deployed) -> None:
+    before = params(house)
+    run = house.run("pipeline", overrides=["train.kimg=-1"])
+    assert (run["state_type"], run["state"]["name"]) == ("FAILED", "BadInput")
+    assert "'train.kimg' should be greater than 0" in run["state"]["message"]
+    assert house.task_runs(run["id"]) == {}
+    assert params(house) == before
+
+
+def test_cancelled_over_the_api_it_ends_its_whole_tree(house: Deployed) -> None:
+    run_id = house.start("pipeline", overrides=["train.kimg=500"])
+    wait(lambda: len(house.processes("xraysynth train")) >= 2, "both trainings")
+    wait(lambda: any(key.startswith("progress-train") for key in house.artifacts(run_id)), "their progress")
+    start = time.monotonic()
+    asked = house.api.post(f"/flow_runs/{run_id}/set_state", json={"state": {"type": "CANCELLING"}})
+    assert asked.raise_for_status().json()["status"] == "ACCEPT"
+    wait(lambda: not house.processes("xraysynth") and not house.processes("dvc"), "the end of the tree", 60)
+    assert time.monotonic() - start < WITHIN_S
+    run = wait(lambda: house.ended(run_id), "the state")
+    assert run["state_type"] == "CANCELLED"
+    assert not list((house.project.path / "models").glob("msg_*"))
+    assert not list((house.project.path / "models").glob(".msg_*"))  # nothing half-written
+
+
+@pytest.fixture(scope="module")
+def piped(house: Deployed) -> dict[str, Any]:
+    return house.run("pipeline", overrides=["train.kimg=2.0"])
+
+
+def test_pipeline_runs_every_stage(house: Deployed, piped: dict[str, Any]) -> None:
+    assert piped["state_type"] == "COMPLETED", piped["state"]["message"]
+    assert piped["state"]["message"] == f"{len(STAGES)} stages are up to date"
+    runs = house.task_runs(piped["id"])
+    assert {name: run["state_type"] for name, run in runs.items()} == dict.fromkeys(STAGES, "COMPLETED")
+    assert runs["data/raw.dvc"]["state"]["message"].startswith("nothing had changed, ")
+    assert runs["train@msg_gan"]["state"]["message"].startswith("done, ")
+    assert params(house)["train"]["kimg"] == 2.0
+    assert house.project.json("status") == {}
+
+
+def test_pipeline_shows_what_came_out(house: Deployed, piped: dict[str, Any]) -> None:
+    found = house.artifacts(piped["id"])
+    assert set(found) >= {"imbalance", "results", "samples", "links", "progress-train-msg-gan"}
+    assert [row["class"] for row in json.loads(found["imbalance"]["data"])] == ["common", "rare"]
+    assert found["progress-train-msg-gan"]["data"] == 100
+    assert "reports/report.html" in found["links"]["data"]
+    assert str(house.project.path) not in json.dumps(found)
+
+
+def test_a_first_champion_is_made_of_the_snapshot_that_is_there(house: Deployed, piped: dict[str, Any]) -> None:
+    run = house.run("retrain", source="data/raw", push=False)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert run["state"]["message"].startswith("version 1 was promoted: Promoted: there is no champion")
+    assert versions(house) == {1: "champion"}
+
+
+def test_with_nothing_new_it_is_skipped(house: Deployed) -> None:
+    run = house.run("retrain", source="data/raw", push=False)
+    assert run["state_type"] == "COMPLETED"
+    assert run["state"]["message"] == "skipped: 0 new; 50 are asked for"
+    assert house.task_runs(run["id"]) == {}
+
+
+@pytest.fixture(scope="module")
+def second_films(house: Deployed, delivery: Path, first_films: dict[str, int]) -> pd.DataFrame:
+    """A finding that was not there before."""
+    new = films.write(delivery, seed=2, dark=40)
+    known = films.write(house.project.path.parent / "again", seed=1, **first_films)
+    return pd.concat([known, new], ignore_index=True)
+
+
+def test_what_can_draw_a_new_finding_is_promoted(house: Deployed, delivery: Path, second_films: pd.DataFrame) -> None:
+    films.write_labels(delivery, second_films, second_films["look"].map(RIGHT))
+    run = house.run("retrain", source=str(delivery), min_new_images=40)
+    contest = report(house, "contest")
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert contest["promote"], contest
+    assert "not comparable (it cannot make new, which the plan asks for)" in run["state"]["message"]
+    assert versions(house) == {1: "previous", 2: "champion"}
+    story = house.artifacts(run["id"])["retrain"]["data"]
+    assert "40 new or changed films" in story
+    assert "xraysynth models rollback" in story
+    assert house.project.json("status") == {}
+    assert house.project.json("status", "--cloud") == {}  # all of it was pushed
+    assert str(house.project.path.parent) not in story
+    assert not any(name in story for name in second_films["patient_id"])
+
+
+def test_new_and_worse_is_not_promoted(house: Deployed, delivery: Path, second_films: pd.DataFrame) -> None:
+    new = films.write(delivery, seed=3, bright=20, plain=20)
+    everything = pd.concat([second_films, new], ignore_index=True)
+    labels = everything["look"].map(RIGHT)
+    films.write_labels(delivery, everything, labels.sample(frac=1, random_state=0).set_axis(everything.index))
+    run = house.run("retrain", source=str(delivery), min_new_images=40, push=False)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert run["state"]["message"].startswith("version 3 was not promoted: Not promoted: ")
+    assert versions(house)[2] == "champion"
+    assert versions(house)[1] == "previous"
+    assert "The champion stays" in house.artifacts(run["id"])["retrain"]["data"]
+
+
+def test_the_champion_draws_images_on_demand(house: Deployed) -> None:
+    run = house.run("synthesize", label="rare", count=12, format="png", seed=3)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    (archive,) = (house.project.path / "exports").glob("*.zip")
+    with zipfile.ZipFile(archive) as packed:
+        assert len([name for name in packed.namelist() if name.endswith(".png")]) == 12
+    sheet = house.artifacts(run["id"])["contact-sheet"]["data"]
+    assert f"exports/{archive.name}" in sheet
+    assert "data:image/png;base64,iVBOR" in sheet
+    refused = house.run("synthesize", label="nothing")
+    assert refused["state"]["name"] == "BadInput"
+    assert "no class 'nothing'" in refused["state"]["message"]
+
+
+def test_nothing_tried_to_leave_the_machine(house: Deployed) -> None:
+    assert not house.project.attempts.exists(), house.project.attempts.read_text()
+
+
+def versions(house: Deployed) -> dict[int, str]:
+    """The alias of every version of the registry."""
+    code = "from tasks import registry; print({v.number: ' '.join(v.aliases) for v in registry.versions()})"
+    said = house.project.run("python", "-c", code).stdout
+    return dict(yaml.safe_load(said.splitlines()[-1]))

@@ -1,0 +1,218 @@
+"""`make serve`: real servers, a real worker, and what happens when one of them dies in mid-flow."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.services import PATIENCE_S, end, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+WAITS = "echo x >> tries; for i in $(seq 3000); do test -e go && break; sleep 0.1; done; cp raw/film.txt out"
+STAGE = {"cmd": WAITS, "deps": ["raw"], "outs": ["out"]}
+
+
+@dataclass
+class Serving:
+    """A running `python -m flows.serve` in a toy project."""
+
+    project: Path
+    process: subprocess.Popen[bytes]
+    prefect: str
+    mlflow: str
+
+    def api(self, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.prefect}/api{path}", data, {"Content-Type": "application/json"})
+        give_up = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read())
+            except urllib.error.HTTPError as error:  # busy with its database; Prefect's own clients ask again too
+                if error.code != 503 or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.5)
+
+    def trigger(self, flow: str = "pipeline", **parameters: Any) -> str:
+        """Start a flow; the id of its run."""
+        deployment = self.api(f"/deployments/name/{flow}/{flow}")["id"]
+        return str(self.api(f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"])
+
+    def at_work(self) -> str:
+        """Start `pipeline`; the id of its run, once its one stage waits for the file `go`."""
+        for name in ("go", "tries"):
+            (self.project / name).unlink(missing_ok=True)
+        run = self.trigger(force=True)
+        until(lambda: (self.project / "tries").exists(), "the stage did not start", self)
+        return run
+
+    def go(self, run: str) -> list[str]:
+        """Let the stage end, and the flow; a line for each try of the stage."""
+        (self.project / "go").touch()
+        until(answers(self, run, "COMPLETED"), "the run did not complete", self)
+        return (self.project / "tries").read_text().splitlines()
+
+    def shell(self) -> psutil.Process:
+        """That of the stage."""
+        tree = psutil.Process(self.process.pid).children(recursive=True)
+        return next(process for process in tree if WAITS in words(process))
+
+    def state(self, run: str) -> str:
+        return str(self.api(f"/flow_runs/{run}")["state"]["type"])
+
+    def service(self, word: str) -> psutil.Process:
+        """Prefect's `server` or `worker`."""
+        found, *_ = [c for c in psutil.Process(self.process.pid).children() if {"prefect", word} <= set(words(c))]
+        return found
+
+    def said(self) -> str:
+        return (self.project / "said").read_text()
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {f.name}\n{f.read_text()[-2000:]}" for f in self.project.glob(".xraysynth/serve/*.log"))
+
+
+def words(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def until(true: Callable[[], bool], otherwise: str, serving: Serving) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not true():
+        assert serving.process.poll() is None, serving.logs()
+        assert time.monotonic() < give_up, f"{otherwise}\n{serving.logs()}"
+        time.sleep(0.1)
+
+
+def answers(serving: Serving, run: str, state: str) -> Callable[[], bool]:
+    """Whether the server is there and says so."""
+
+    def asked() -> bool:
+        try:
+            return serving.state(run) == state
+        except OSError:
+            return False
+
+    return asked
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_"))}
+    return {
+        **inherited,
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_HOME": str(tmp_path_factory.mktemp("home")),
+        "PREFECT_SERVER_API_PORT": str(free_port()),
+        "MLFLOW_PORT": str(free_port()),
+    }
+
+
+@pytest.fixture(scope="module")
+def serving(make_project: Callable[..., Path], environment: dict[str, str]) -> Iterator[Serving]:
+    project = make_project(stage=STAGE)
+    for name in ("flows", "tasks"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "prefect.yaml", project)
+    (project / "params.yaml").write_text("{}\n")
+    with (project / "said").open("wb") as said:
+        command = [sys.executable, "-m", "flows.serve"]
+        process = subprocess.Popen(
+            command, cwd=project, env=environment, stdout=said, stderr=said, start_new_session=True
+        )
+    urls = [f"http://127.0.0.1:{environment[name]}" for name in ("PREFECT_SERVER_API_PORT", "MLFLOW_PORT")]
+    found = Serving(project, process, *urls)
+    try:
+        until(lambda: "Ctrl-C stops all" in found.said(), "did not start", found)
+        yield found
+    finally:
+        end(process)
+
+
+def test_it_says_where_things_are_and_they_answer(serving: Serving) -> None:
+    said = serving.said()
+    assert f"Prefect  {serving.prefect}\nMLflow   {serving.mlflow}\n" in said
+    assert serving.api("/work_pools/xraysynth")["type"] == "process"
+    names = {found["name"] for found in serving.api("/deployments/filter", {})}
+    assert names == {"pipeline", "retrain", "synthesize"}
+    for url in (serving.prefect, serving.mlflow):
+        with urllib.request.urlopen(url, timeout=30) as page:
+            assert b"<html" in page.read().lower()
+
+
+def test_it_listens_on_loopback_alone(serving: Serving) -> None:
+    tree = psutil.Process(serving.process.pid).children(recursive=True)
+    listening = {c.laddr.ip for p in tree for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+
+
+def test_what_it_remembers_is_in_the_project(serving: Serving, environment: dict[str, str]) -> None:
+    assert (serving.project / "mlflow.db").is_file()
+    tree = psutil.Process(serving.process.pid).children(recursive=True)
+    # The address of a database may hold a password, and everybody sees the arguments of a process.
+    assert not any("mlflow.db" in word for process in tree for word in words(process))
+    assert (Path(environment["PREFECT_HOME"]) / "prefect.db").is_file()
+
+
+def test_a_taken_port_is_one_sentence(serving: Serving, environment: dict[str, str]) -> None:
+    for name, port in (("Prefect", "PREFECT_SERVER_API_PORT"), ("MLflow", "MLFLOW_PORT")):
+        other = {**environment, "PREFECT_SERVER_API_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())}
+        command = [sys.executable, "-m", "flows.serve"]
+        done = subprocess.run(
+            command, cwd=serving.project, env={**other, port: environment[port]}, capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {name} cannot listen on 127.0.0.1:{environment[port]} (Address already")
+        assert port in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_second_flow_is_not_let_in_and_a_restarted_server_costs_the_first_nothing(serving: Serving) -> None:
+    run = serving.at_work()
+    second = serving.trigger("retrain", source="raw")
+    until(answers(serving, second, "FAILED"), "the second was let in", serving)
+    assert serving.api(f"/flow_runs/{second}")["state"]["message"].startswith("another flow is at work in this project")
+    server = serving.service("server")
+    server.kill()
+    until(lambda: "prefect has ended (signal 9) and is started again" in serving.said(), "not started again", serving)
+    until(answers(serving, run, "RUNNING"), "the new server does not know the run", serving)
+    assert serving.service("server").pid != server.pid
+    assert serving.go(run) == ["x"]
+
+
+def test_a_killed_worker_and_a_killed_stage_are_started_again(serving: Serving) -> None:
+    run = serving.at_work()
+    serving.service("worker").kill()
+    until(lambda: "worker has ended (signal 9) and is started again" in serving.said(), "not started again", serving)
+    assert serving.state(run) == "RUNNING"
+    serving.shell().kill()  # as a killer of processes does where memory runs out
+    assert serving.go(run) == ["x", "x"]
+
+
+def test_ctrl_c_stops_all_with_a_flow_at_work(serving: Serving) -> None:
+    """Of the new worker. Last, for nothing is there after it."""
+    serving.at_work()
+    assert serving.shell().is_running()
+    tree = psutil.Process(serving.process.pid).children(recursive=True)
+    started = time.monotonic()
+    os.killpg(serving.process.pid, signal.SIGINT)  # as a terminal does
+    assert serving.process.wait(timeout=60) == 0
+    assert time.monotonic() - started < 15
+    assert [p for p in tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    assert serving.said().endswith("stopped\n")

@@ -1,0 +1,237 @@
+"""The life of a version: registered as challenger, promoted, rolled back; and what an entry holds."""
+
+import json
+import pickletools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from model.sampling import sample
+from model.storage import WEIGHTS
+from tasks import cli, curated, entry, places, registry, synthesize
+from tasks.errors import UserError
+from tasks.places import CHALLENGER, CHAMPION, PREVIOUS
+from tests.tasks import projects
+
+Register = Callable[..., int]
+
+
+@pytest.fixture
+def register(mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Register:
+    """Makes a project of its own; registers one more generator, the one of `seed`, at each call."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(mlflow_store, "mlflow.db")
+    projects.write_data()
+    projects.write_versioned()
+
+    def one_more(seed: int, name: str = "msg_gan") -> int:
+        projects.write_generator(name, seed)
+        return entry.register(name)
+
+    return one_more
+
+
+def held() -> dict[str, int]:
+    return {alias: one.number for one in registry.versions() for alias in one.aliases}
+
+
+def stored(number: int) -> Path:
+    """The folder of an entry in the store."""
+    weights = registry.version(number).tags["weights"]
+    for file in Path("mlruns").rglob(WEIGHTS):
+        if registry.weights_digest(file.parent) == weights:
+            return file.parents[2]
+    raise AssertionError(f"no files of version {number}")
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(cli.app, list(arguments))
+    if isinstance(done.exception, UserError):
+        return f"error: {done.exception}"
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_life_cycle_over_the_command_line(register: Register) -> None:
+    assert "no version is registered" in run("models", "list")
+    projects.write_generator("msg_gan", seed=1)
+    assert run("models", "register", "msg_gan") == "version 1\n"
+    assert held() == {CHALLENGER: 1}
+    assert run("models", "promote") == "version 1 is the champion\n"
+    assert held() == {CHAMPION: 1}
+    assert "no challenger is in the registry" in run("models", "promote")
+    assert "no previous champion" in run("models", "rollback")
+
+    assert (register(2), register(3)) == (2, 3)
+    assert held() == {CHAMPION: 1, CHALLENGER: 3}
+    assert run("models", "promote", "2") == "version 2 is the champion, version 1 is kept as previous\n"
+    assert held() == {CHAMPION: 2, PREVIOUS: 1, CHALLENGER: 3}
+    assert run("models", "promote") == "version 3 is the champion, version 2 is kept as previous\n"
+    assert run("models", "promote", "3") == "version 3 is the champion already\n"
+    assert held() == {CHAMPION: 3, PREVIOUS: 2}
+
+    assert run("models", "rollback").startswith("version 2 is the champion again; version 3 has been set aside")
+    assert held() == {CHAMPION: 2}
+    assert "no previous champion" in run("models", "rollback")
+    assert run("models", "promote", "3") == "version 3 is the champion, version 2 is kept as previous\n"
+    assert "no version 7 of xraysynth is registered (there are: 1, 2, 3)" in run("models", "promote", "7")
+    assert [line.split()[:2] for line in run("models", "list").splitlines()] == [
+        ["3", "champion"],
+        ["2", "previous"],
+        ["1", "-"],
+    ]
+    assert [one["number"] for one in json.loads(run("models", "list", "--json"))] == [3, 2, 1]
+
+
+def test_a_promotion_that_was_cut_off_is_ended_by_the_same_command(register: Register) -> None:
+    register(1)
+    registry.promote()
+    register(2)
+    with registry.store() as client:
+        client.set_registered_model_alias(registry.NAME, PREVIOUS, "1")
+        client.set_registered_model_alias(registry.NAME, CHAMPION, "2")
+    assert held() == {CHAMPION: 2, CHALLENGER: 2, PREVIOUS: 1}
+    registry.promote()
+    assert held() == {CHAMPION: 2, PREVIOUS: 1}
+
+
+@pytest.mark.parametrize("move", ["promote", "rollback"])
+def test_weights_that_were_changed_in_the_store_never_become_champion(move: str, register: Register) -> None:
+    register(1)
+    registry.promote()
+    register(2)
+    if move == "rollback":
+        registry.promote()
+    before, changed = held(), 1 if move == "rollback" else 2
+    weights = stored(changed) / registry.GENERATOR / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(UserError, match=f"the weights of version {changed} are not those that were registered"):
+        getattr(registry, move)()
+    assert held() == before
+
+
+def test_an_entry_says_where_it_comes_from(register: Register) -> None:
+    tags = registry.version(register(1)).tags
+    digest = curated.load(places.CURATED).digest
+    assert (
+        tags.items()
+        >= {
+            "model": "msg_gan",
+            "weights": registry.weights_digest(places.MODELS / "msg_gan"),
+            "data_digest": digest,
+            "raw_digest": projects.RAW_DIGEST,
+            "verdict": "no evidence",
+            "pipeline_id": f"data-{digest[:12]}",
+        }.items()
+    )
+    assert len(tags["dvc_lock"]) == 64
+    assert tags["gate_diversity"].startswith("passed: The images of msg_gan are about as varied")
+    assert tags["gate_memorisation"].startswith("passed: 0.0% of the images of rare that msg_gan drew")
+
+    with registry.fetched(registry.version(1)) as folder:
+        record = folder / registry.RECORD
+        for file in (places.DVC_LOCK, places.DVC_YAML, Path("params.yaml"), places.RAW_DVC, places.VERDICT):
+            assert (record / file.name).read_text() == file.read_text(), file
+        summary = json.loads((record / "data_summary.json").read_text())
+        card = (folder / registry.GENERATOR / "card.md").read_text()
+    assert summary["counts"] == {"normal": 32, "rare": 8}
+    with registry.store() as client:
+        assert client.get_model_version(registry.NAME, "1").description == card
+
+
+def test_an_entry_holds_no_pickle_no_film_and_no_place_of_this_machine(
+    register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects.write_versioned(source="/hospital/archive of Jones")
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    folder = stored(register(1))
+    images = {image.tobytes() for image in curated.load(places.CURATED).images}
+    patients = set(curated.load(places.CURATED).manifest["patient_id"])
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    assert {"served.py", "MLmodel", "config.json", "dvc.lock"} <= {file.name for file in files}
+    for file in files:
+        content = file.read_bytes()
+        assert file.suffix not in {".pkl", ".pt", ".pth", ".bin", ".npy", ".pyc"}, file
+        assert not is_pickle(content), file
+        assert b"Jones" not in content, file
+        assert not any(image in content for image in images), file
+        if file.name == "data_summary.json":
+            assert not any(f'"{patient}"'.encode() in content for patient in patients)
+        if file.name != "MLmodel":  # MLflow writes its own artifact location there
+            assert str(tmp_path).encode() not in content, file
+
+
+def is_pickle(content: bytes) -> bool:
+    """Whether all of it can be read as one (nothing is executed)."""
+    try:
+        *_, (last, _, position) = pickletools.genops(content)
+    except Exception:
+        return False
+    return last.name == "STOP" and position == len(content) - 1
+
+
+def test_outputs_that_do_not_belong_together_are_not_registered(register: Register) -> None:
+    register(1)
+    shutil.copytree(places.SYNTHETIC / "msg_gan", "kept")
+    projects.write_generator("msg_gan", seed=2)
+    shutil.rmtree(places.SYNTHETIC / "msg_gan")
+    shutil.copytree("kept", places.SYNTHETIC / "msg_gan")
+    assert "data/synthetic/msg_gan was not drawn by models/msg_gan" in run("models", "register", "msg_gan")
+    shutil.rmtree(places.CURATED)
+    projects.write_data(seed=5)
+    assert "did not learn from what data/curated holds now" in run("models", "register", "msg_gan")
+    assert "models/other has no generator.safetensors" in run("models", "register", "other")
+    assert [one.number for one in registry.versions()] == [1]
+
+
+def test_best_is_the_generator_that_the_verdict_is_about(register: Register) -> None:
+    assert "reports/verdict.json names no generator" in run("models", "register", "best")
+    projects.write_generator("msg_gan", seed=1)
+    projects.write_generator("msg_sagan", seed=2)
+    curated.write_json(places.VERDICT, {"verdict": "helps", "sentence": "Yes.", "candidate": "classic+msg_sagan"})
+    run("models", "register", "best")
+    run("models", "register", "msg_gan")
+    first, second = registry.version(1).tags, registry.version(2).tags
+    assert (first["model"], first["verdict"]) == ("msg_sagan", "helps")
+    assert (second["model"], second["verdict"]) == ("msg_gan", "not measured")  # the verdict is not about this one
+    curated.write_json(places.VERDICT, {"verdict": "not needed", "sentence": "No class is rare."})
+    assert "names no generator (No class is rare)" in run("models", "register", "best")
+
+
+def test_synthesize_draws_from_the_champion(register: Register, tmp_path: Path) -> None:
+    assert "no champion is in the registry" in run("synthesize", "champion", "out", "--label", "rare")
+    register(1)
+    registry.promote()
+    register(2)
+    for alias, seed in ((CHAMPION, 1), (CHALLENGER, 2)):
+        run("synthesize", alias, f"out/{alias}", "--label", "rare", "--count", "2", "--format", "png")
+        projects.write_generator("msg_gan", seed)
+        generator, _ = synthesize.load(places.MODELS / "msg_gan")
+        expected = sample(generator, 1, 2, seed=0)
+        drawn = [np.asarray(Image.open(f)) for f in sorted((tmp_path / "out" / alias / "rare").iterdir())]
+        np.testing.assert_array_equal(np.stack(drawn), expected)
+
+
+def test_files_lie_beside_the_database_wherever_the_process_runs(
+    register: Register, mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(mlflow_store, elsewhere / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere / 'mlflow.db'}")
+    register(1)
+    assert list((elsewhere / "mlruns").rglob(WEIGHTS))
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_a_store_that_cannot_be_used_is_one_sentence(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
+    said = run("models", "list")
+    assert said.startswith("error: MLflow's registry cannot be used")
+    assert "\n" not in said
