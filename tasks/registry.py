@@ -107,7 +107,8 @@ def fetched(one: Version) -> Iterator[Path]:
         with store():
             uri = f"models:/{NAME}/{one.number}"
             folder = Path(download_artifacts(artifact_uri=uri, dst_path=temporary))
-        if weights_digest(folder / GENERATOR) != one.tags.get("weights"):
+        weights = folder / GENERATOR / WEIGHTS
+        if not weights.is_file() or weights_digest(weights.parent) != one.tags.get("weights"):
             raise UserError(f"the weights of version {one.number} are not those that were registered; don't use it")
         yield folder
 

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from PIL import Image
 
 from model.sampling import sample
 from tasks import entry, places, registry, synthesize
+from tasks.errors import UserError
 from tests.tasks import projects
 
 STARTS_S = 240  # a server on a busy machine
@@ -57,8 +58,7 @@ def free_port() -> int:
 @contextmanager
 def server(folder: Path, environment: dict[str, str], port: int, *arguments: str) -> Iterator[str]:
     """`mlflow ARGUMENTS` on loopback until the block ends; its address, once it answers."""
-    program = Path(sys.executable).with_name("mlflow")
-    command = [str(program), *arguments, "--host", "127.0.0.1", "--port", str(port)]
+    command = ["mlflow", *arguments, "--host", "127.0.0.1", "--port", str(port)]
     said = folder / f"server-{port}.log"
     with said.open("wb") as log:
         process = subprocess.Popen(
@@ -76,12 +76,11 @@ def server(folder: Path, environment: dict[str, str], port: int, *arguments: str
                 time.sleep(0.3)
         yield address
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(20)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +94,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)  # MLflow looks for uvicorn there
         store = ("--backend-store-uri", f"sqlite:///{behind / 'mlflow.db'}", "--artifacts-destination", "files")
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         with server(behind, environment, free_port(), "server", *store, "--serve-artifacts", "--workers", "1") as uri:
@@ -171,14 +171,12 @@ def test_a_request_for_images_is_answered_with_pngs(project: Path) -> None:
             assert words in refused.value.read().decode()
 
 
-def test_no_entry_without_its_files(project: Path) -> None:
-    """What is promised must be there: a champion whose files are lost is one sentence, not a traceback."""
-    weights = next((project.parent / "server").rglob("generator.safetensors"))
+def test_a_version_whose_files_are_lost_is_not_promoted(project: Path) -> None:
+    (weights,) = (project.parent / "server").rglob("generator.safetensors")
     kept = weights.with_suffix(".kept")
     shutil.move(weights, kept)
     try:
-        with pytest.raises(Exception, match="the weights of version 1|generator.safetensors") as caught:
+        with pytest.raises(UserError, match="the weights of version 1 are not those that were registered"):
             registry.promote(1)
-        assert "\n" not in str(caught.value)
     finally:
         shutil.move(kept, weights)
