@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model import sampling
 from model.networks import Generator
 from tasks import contest, curated, entry, places, registry, synthesize
 from tasks.errors import UserError
@@ -132,14 +133,12 @@ def plant(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Draw], in
         drawers[identity(synthesize.load(places.MODELS / "msg_gan")[0])] = draw
         return number
 
-    original = synthesize.batches
-
     def either(
         generator: Generator, label: int, count: int, seed: int, truncation: float = 1.0
     ) -> Iterator[np.ndarray]:
         if identity(generator) in drawers:
             return batches(generator, label, count, seed, truncation)
-        return original(generator, label, count, seed, truncation)
+        return sampling.batches(generator, label, count, seed, truncation)
 
     monkeypatch.setattr(synthesize, "batches", either)
     return planted

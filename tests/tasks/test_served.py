@@ -27,7 +27,10 @@ from tasks.errors import UserError
 from tests.tasks import projects
 
 STARTS_S = 240  # a server on a busy machine
-REQUESTS = [{"label": "rare", "count": 3, "seed": 5, "truncation": 0.7}, {"label": "normal", "count": 1, "seed": 0}]
+REQUESTS: list[dict[str, Any]] = [
+    {"label": "rare", "count": 3, "seed": 5, "truncation": 0.7},
+    {"label": "normal", "count": 1, "seed": 0},
+]
 
 # The editable install is taken away, and that is checked; `model` must then be the one in the entry.
 ELSEWHERE = """
@@ -84,12 +87,13 @@ def server(folder: Path, environment: dict[str, str], port: int, *arguments: str
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def project(mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project whose registry is behind an MLflow server, which also keeps the files; one champion."""
     base = tmp_path_factory.mktemp("served")
     folder, behind = base / "project", base / "server"
     folder.mkdir()
     behind.mkdir()
+    shutil.copy(mlflow_store, behind / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
