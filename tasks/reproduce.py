@@ -62,9 +62,10 @@ def _take_data(folder: Path, env: Mapping[str, str]) -> None:
     if LOCAL_CONFIG.exists():  # addresses and credentials, which git must not have
         shutil.copy2(LOCAL_CONFIG, folder / LOCAL_CONFIG)
     listed = _do("dvc", "remote", "list", folder=Path(), env=env, what="`dvc remote list`")
-    for name, url, *_ in (line.split() for line in listed.splitlines()):
-        # Relative ones are resolved here: in the copy they would be elsewhere.
-        _do("dvc", "remote", "modify", "--local", name, "url", url, folder=folder, env=env, what="setting a remote")
+    for name, url in (line.removesuffix("(default)").split(maxsplit=1) for line in listed.splitlines()):
+        if "://" not in url:  # a relative path, resolved here: in the copy it would be elsewhere
+            place = ("remote", "modify", "--local", name, "url", url.strip())
+            _do("dvc", *place, folder=folder, env=env, what="setting a remote")
     cache = _do("dvc", "cache", "dir", folder=Path(), env=env, what="`dvc cache dir`").strip()
     _do("dvc", "remote", "add", "--local", CACHE, cache, folder=folder, env=env, what="setting the cache")
     data = str(places.RAW_DVC)
