@@ -1,5 +1,6 @@
 """A registered generator is made again from what its entry says, to the bit; and the entry says nothing of patients."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from tests.test_privacy import found
 def registered(tiny_project: TinyProject, tmp_path_factory: pytest.TempPathFactory) -> TinyProject:
     """A copy of the finished project with a champion."""
     project = tiny_project.copy(tmp_path_factory.mktemp("registered") / "project")
+    (project.path / "mlflow.db").unlink()  # it would keep the files where the project was
+    shutil.rmtree(project.path / "mlruns")
     assert project.run("xraysynth", "models", "register", "msg_gan").stdout == "version 1\n"
     project.run("xraysynth", "models", "promote")
     return project
