@@ -69,10 +69,14 @@ def _take_data(folder: Path, env: Mapping[str, str]) -> None:
     cache = _do("dvc", "cache", "dir", folder=Path(), env=env, what="`dvc cache dir`").strip()
     _do("dvc", "remote", "add", "--local", CACHE, cache, folder=folder, env=env, what="setting the cache")
     data = str(places.RAW_DVC)
+    pull = ("dvc", "pull", "--quiet", data)
     try:
-        _do("dvc", "pull", "--quiet", "--remote", CACHE, data, folder=folder, env=env, what="taking the films")
+        _do(*pull, "--remote", CACHE, folder=folder, env=env, what="taking the films")
     except UserError:  # not all of it is there any more
-        _do("dvc", "pull", "--quiet", data, folder=folder, env=env, what="taking the films from the DVC remote")
+        try:
+            _do(*pull, folder=folder, env=env, what="taking the films")
+        except UserError:
+            raise UserError("the films it learnt from are neither in DVC's cache nor in its remote any more") from None
 
 
 def _remotes_in_folders() -> dict[str, Path]:
