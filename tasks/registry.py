@@ -5,6 +5,7 @@ It is in the store of `tasks.tracking`. What a version holds is written by `task
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,11 @@ from tasks.errors import UserError
 from tasks.places import ALIASES, CHALLENGER, CHAMPION, PREVIOUS
 
 NAME = "xraysynth"
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar a file is noise in a log
+# What the user has set wins: of MLflow's own values a bar a file is noise in a log, and a dead server takes minutes.
+for _name, _value in (("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"), ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")):
+    os.environ.setdefault(_name, _value)
 
+CREDENTIALS = re.compile(r"//[^/@\s]+@")  # name and password in an address
 GENERATOR, RECORD = "artifacts/generator", "artifacts/record"  # within an entry: see tasks.entry
 
 
@@ -46,7 +50,7 @@ def store() -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking_uri=uri)
     except MlflowException as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = CREDENTIALS.sub("//", str(error).splitlines()[0])[:200]
         raise UserError(f"MLflow's registry cannot be used ({reason}); see MLFLOW_TRACKING_URI") from None
 
 
@@ -107,7 +111,8 @@ def fetched(one: Version) -> Iterator[Path]:
         with store():
             uri = f"models:/{NAME}/{one.number}"
             folder = Path(download_artifacts(artifact_uri=uri, dst_path=temporary))
-        if weights_digest(folder / GENERATOR) != one.tags.get("weights"):
+        weights = folder / GENERATOR / WEIGHTS
+        if not weights.is_file() or weights_digest(weights.parent) != one.tags.get("weights"):
             raise UserError(f"the weights of version {one.number} are not those that were registered; don't use it")
         yield folder
 

@@ -4,7 +4,9 @@ That holds on the same kind of CPU with the same libraries and the number of thr
 the project has a cache of its own, so that DVC cannot answer from what it remembers of the first time.
 """
 
+import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from tasks.params import PARAMS_FILE
 from tasks.pseudonyms import KEY_FILE, private_folder
 
 RESTORED = {file.name: file for file in (places.DVC_LOCK, places.DVC_YAML, PARAMS_FILE, places.RAW_DVC)}
-LOCAL_CONFIG = Path(".dvc/config.local")
+CONFIG, LOCAL_CONFIG = Path(".dvc/config"), Path(".dvc/config.local")
 CACHE = "xraysynth-cache"  # name, in the copy, of this project's DVC cache as a remote
 
 
@@ -61,17 +63,33 @@ def _take_data(folder: Path, env: Mapping[str, str]) -> None:
         shutil.copy2(KEY_FILE, folder / KEY_FILE)
     if LOCAL_CONFIG.exists():  # addresses and credentials, which git must not have
         shutil.copy2(LOCAL_CONFIG, folder / LOCAL_CONFIG)
-    listed = _do("dvc", "remote", "list", folder=Path(), env=env, what="`dvc remote list`")
-    for name, url, *_ in (line.split() for line in listed.splitlines()):
-        # Relative ones are resolved here: in the copy they would be elsewhere.
-        _do("dvc", "remote", "modify", "--local", name, "url", url, folder=folder, env=env, what="setting a remote")
+    for name, place in _remotes_in_folders().items():  # relative ones would be elsewhere in the copy
+        url = ("remote", "modify", "--local", name, "url", str(place))
+        _do("dvc", *url, folder=folder, env=env, what="setting a remote")
     cache = _do("dvc", "cache", "dir", folder=Path(), env=env, what="`dvc cache dir`").strip()
     _do("dvc", "remote", "add", "--local", CACHE, cache, folder=folder, env=env, what="setting the cache")
     data = str(places.RAW_DVC)
+    pull = ("dvc", "pull", "--quiet", data)
     try:
-        _do("dvc", "pull", "--quiet", "--remote", CACHE, data, folder=folder, env=env, what="taking the films")
+        _do(*pull, "--remote", CACHE, folder=folder, env=env, what="taking the films")
     except UserError:  # not all of it is there any more
-        _do("dvc", "pull", "--quiet", data, folder=folder, env=env, what="taking the films from the DVC remote")
+        try:
+            _do(*pull, folder=folder, env=env, what="taking the films")
+        except UserError:
+            raise UserError("the films it learnt from are neither in DVC's cache nor in its remote any more") from None
+
+
+def _remotes_in_folders() -> dict[str, Path]:
+    """Those of this project's DVC remotes that are folders. (`dvc remote list` breaks long lines.)"""
+    found: dict[str, Path] = {}
+    for file in (CONFIG, LOCAL_CONFIG):
+        sections = configparser.ConfigParser(interpolation=None)
+        sections.read(file, encoding="utf-8")
+        for section in sections.sections():
+            name, url = re.fullmatch(r"'remote \"(.+)\"'", section), sections[section].get("url", "")
+            if name and url and "://" not in url:
+                found[name[1]] = (file.parent / url).resolve()
+    return found
 
 
 def _environment(folder: Path, threads: int | None) -> dict[str, str]:

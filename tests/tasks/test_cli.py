@@ -26,6 +26,8 @@ def xraysynth(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
         (("synthesize", "nowhere", "--label", "a"), "nowhere has no generator.safetensors"),
         (("report",), "data/curated is not an image set"),
         (("verdict",), "no reports/verdict.json here"),
+        (("models", "register", "best"), "reports/verdict.json names no generator"),
+        (("models", "register", "msg_gan"), "models/msg_gan has no generator.safetensors"),
         (("simulate", "wrong.yaml"), "wrong.yaml is not an empty folder"),
     ],
 )

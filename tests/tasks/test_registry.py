@@ -230,8 +230,12 @@ def test_files_lie_beside_the_database_wherever_the_process_runs(
     assert not (tmp_path / "mlruns").exists()
 
 
-def test_a_store_that_cannot_be_used_is_one_sentence(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
+@pytest.mark.parametrize("uri", ["nonsense://nowhere", "http://me:secret@127.0.0.1:1"])
+def test_a_store_that_cannot_be_used_is_one_sentence(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     said = run("models", "list")
     assert said.startswith("error: MLflow's registry cannot be used")
+    assert "secret" not in said
     assert "\n" not in said
