@@ -1,7 +1,4 @@
-"""The scheduled flow: new films in, a challenger out, which becomes the champion only if it is surely better.
-
-python -m flows.retrain
-"""
+"""The scheduled flow: new films in, a challenger out, which becomes the champion only if it is surely better."""
 
 import json
 from pathlib import Path

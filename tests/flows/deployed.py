@@ -49,11 +49,11 @@ class Deployed:
         """By name, once none of them moves: the server hears of them by events, a moment after the flow's end."""
         asked = {"flow_runs": {"id": {"any_": [run_id]}}}
 
-        def settled() -> dict[str, dict[str, Any]] | None:
+        def settled() -> list[dict[str, dict[str, Any]]]:
             runs = self.api.post("/task_runs/filter", json=asked).raise_for_status().json()
-            return {run["name"]: run for run in runs} if all(r["end_time"] for r in runs) else None
+            return [{run["name"]: run for run in runs}] * all(r["end_time"] for r in runs)
 
-        return wait(settled, "the states of the task runs")
+        return dict(wait(settled, "the states of the task runs")[0])
 
     def artifacts(self, run_id: str) -> dict[str, dict[str, Any]]:
         """Of a flow run, by key."""

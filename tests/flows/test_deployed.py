@@ -109,7 +109,6 @@ def test_overrides_that_params_do_not_admit_end_it_before_anything_runs(house: D
 def test_cancelled_over_the_api_it_ends_its_whole_tree(house: Deployed) -> None:
     run_id = house.start("pipeline", overrides=["train.kimg=500"])
     wait(lambda: len(house.processes("xraysynth train")) >= 2, "both trainings")
-    wait(lambda: any(key.startswith("progress-train") for key in house.artifacts(run_id)), "their progress")
     start = time.monotonic()
     asked = house.api.post(f"/flow_runs/{run_id}/set_state", json={"state": {"type": "CANCELLING"}})
     assert asked.raise_for_status().json()["status"] == "ACCEPT"
