@@ -19,7 +19,9 @@ from pathlib import Path
 from types import FrameType
 
 from flows.services import LOGS, Service, adopt_orphans, end, parent, reap, tree
+from tasks import tracking
 from tasks.errors import UserError
+from tasks.store import Refused, Store
 
 POOL = "xraysynth"
 START_S = 180.0  # a first start makes the tables of both databases
@@ -78,8 +80,8 @@ def serve() -> None:
     """Start all, print the addresses, and watch until interrupted. Raises UserError where something cannot start."""
     if not Path("prefect.yaml").is_file():
         raise UserError("no prefect.yaml here; make the project's folder the working folder")
-    env, services = _services()
     LOGS.mkdir(parents=True, exist_ok=True)
+    env, services = _services()
     adopt_orphans()
     try:
         *servers, worker = services
@@ -121,16 +123,23 @@ def _services() -> tuple[dict[str, str], list[Service]]:
         listen = ["--host", MLFLOW.host, "--port", str(MLFLOW.port), "--workers", "1"]
         command = [*python, "mlflow", "server", *listen, "--uvicorn-opts", "--log-level warning"]
         # By environment: an address of a database may hold a password, and arguments are seen by everybody.
-        places = {
-            "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{Path('mlflow.db').resolve()}",
-            "MLFLOW_ARTIFACTS_DESTINATION": str(Path("mlartifacts").resolve()),
-        }
-        services.append(Service("mlflow", command, {**places, **env}, f"{MLFLOW.url}/health"))
+        database = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tracking.DEFAULT_STORE.resolve()}"} | env
+        _prepare(database["MLFLOW_BACKEND_STORE_URI"])
+        services.append(Service("mlflow", command, database, f"{MLFLOW.url}/health"))
     for address in (PREFECT, MLFLOW):
         if address.host in EVERYWHERE and any(service.name == address.name.lower() for service in services):
             print(f"warning: {address.name} asks nobody for a password and listens on all addresses", file=sys.stderr)
     command = [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
     return env, [*services, Service("worker", command, env)]
+
+
+def _prepare(database: str) -> None:
+    """The artifacts of an experiment that MLflow's server makes need a server ever after: here `dvc repro` makes do."""
+    try:
+        if database.startswith("sqlite"):
+            Store(database).prepare()
+    except Refused as error:
+        raise UserError(f"MLflow's store cannot be used ({error}); see MLFLOW_BACKEND_STORE_URI") from None
 
 
 def _wait_for(url: str, service: Service) -> None:

@@ -20,6 +20,7 @@ from tasks import curated, params, places, provenance, registry, synthesize, tra
 from tasks.errors import UserError
 from tasks.gates import Gate, gates
 from tasks.params import GENERATOR_OF
+from tasks.store import experiment_id
 from tasks.summary import summarise
 
 PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch")  # what the served model imports
@@ -144,7 +145,7 @@ def _absolute(values: Any) -> Iterator[str]:
 
 def _log(client: MlflowClient, name: str, staged: Path) -> str:
     """Log the model; returns its id."""
-    mlflow.set_experiment(experiment_id=registry.experiment_id(client))
+    mlflow.set_experiment(experiment_id=experiment_id(client, tracking.store_uri()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature says it all
         logged = mlflow.pyfunc.log_model(

@@ -54,16 +54,6 @@ def store() -> Iterator[MlflowClient]:
         raise UserError(f"MLflow's registry cannot be used ({reason}); see MLFLOW_TRACKING_URI") from None
 
 
-def experiment_id(client: MlflowClient) -> str:
-    """The experiment that holds the models. Of a SQLite file their files lie beside it, wherever this process runs."""
-    found = client.get_experiment_by_name(tracking.EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    _, is_file, database = tracking.store_uri().partition("sqlite:///")
-    place = (Path(database).resolve().parent / "mlruns").as_uri() if is_file else None
-    return client.create_experiment(tracking.EXPERIMENT, artifact_location=place)
-
-
 def versions() -> list[Version]:
     """All versions, the newest first."""
     with store() as client:

@@ -73,6 +73,10 @@ class Store:
         self._again_at, self._said = 0.0, False
         return result
 
+    def prepare(self) -> None:
+        """Make what the first record would make: tables of a new SQLite file, the experiment. Raises Refused."""
+        self.attempt(lambda _: None)
+
     def open_run(self, head: Record, before: bool, now: bool = False) -> str | None:
         """The id of the run of `head`; `before`: an earlier try may have made it."""
 
@@ -129,10 +133,22 @@ class Store:
         if self._client is None:
             with FileLock(LOCK_FILE, timeout=FIRST_USE_S) if self.uri.startswith("sqlite") else nullcontext():
                 client = MlflowClient(tracking_uri=self.uri)
-                experiment = client.get_experiment_by_name(EXPERIMENT)
-                self._experiment = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
+                self._experiment = experiment_id(client, self.uri)
             self._client = client
         return self._client
+
+
+def experiment_id(client: MlflowClient, uri: str) -> str:
+    """The project's experiment in the store `uri`, made where there is none.
+
+    Of a SQLite file its artifacts lie beside it, wherever this process runs.
+    """
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    _, is_file, database = uri.partition("sqlite:///")
+    place = (Path(database).resolve().parent / "mlruns").as_uri() if is_file else None
+    return str(client.create_experiment(EXPERIMENT, artifact_location=place))
 
 
 def warn(sentence: str) -> None:
