@@ -39,7 +39,7 @@ endif
 # A process a core, each of one thread: steps as small as the tests' gain nothing by a second thread.
 test: export OMP_NUM_THREADS := 1
 test: install
-	pytest --numprocesses auto --dist loadgroup
+	pytest --numprocesses auto --dist loadscope
 
 lint: install
 	ruff check .

@@ -56,9 +56,9 @@ def where_to_read_on() -> str:
     """The report and the runs in MLflow, in markdown; of a tracking server its address, without what is secret."""
     lines = [f"- the report: `{REPORT}`, in the project's folder" if REPORT.is_file() else "- no report yet"]
     if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
-        from tasks.tracking import _server  # MLflow is slow to import
+        from tasks.tracking import server_address  # MLflow is slow to import
 
-        lines.append(f"- [runs and models in MLflow]({_server()})")
+        lines.append(f"- [runs and models in MLflow]({server_address()})")
     else:
         lines.append("- runs and models: `mlflow ui --backend-store-uri sqlite:///mlflow.db`, in the project's folder")
     return "\n".join(lines)

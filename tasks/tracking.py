@@ -57,7 +57,7 @@ class Run:
 
     def links(self) -> dict[str, str]:
         """The pages of this execution's runs by stage, the newest of each; empty where no server shows them."""
-        server, found = _server(), dict[str, str]()
+        server, found = server_address(), dict[str, str]()
         if server and self.run_id:
             wanted = self.pipeline_id.replace("'", "")
             experiment, runs = self._store.runs(self.run_id, f"tags.pipeline_id = '{wanted}'") or ("", [])
@@ -183,7 +183,7 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def _server() -> str:
+def server_address() -> str:
     """The address of the tracking server, without name and password that may stand in it; "" for a local store."""
     found = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
     if found.scheme not in ("http", "https"):

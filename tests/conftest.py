@@ -32,11 +32,17 @@ TINY = {  # what the sections of params.yaml become: seconds instead of minutes
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """On several cores a file's tests stay together, for its fixtures are dear, and so do all of the tiny project."""
-    for item in items:
-        tiny = "tiny_project" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("tiny project" if tiny else str(item.path)))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFixtures(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "tiny project" if "tiny_project" in (ROOT / file).read_text(encoding="utf-8") else file
+
+    return ByFixtures(config, log)
 
 
 @dataclass(frozen=True)
