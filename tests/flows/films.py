@@ -29,7 +29,10 @@ def write_labels(folder: Path, films: pd.DataFrame, labels: pd.Series) -> None:
 
 
 def _film(rng: np.random.Generator, added: float) -> np.ndarray:
-    """Two dark lungs that vary in place and size, a little noise, which no generator learns in seconds, and `added` grey levels low in the right one: uint8."""
+    """Two dark lungs that vary in place and size, and `added` grey levels low in the right one: uint8.
+
+    There is hardly any noise: a generator of seconds does not learn it, and its images would be too much alike.
+    """
     y, x = np.mgrid[0:SIDE, 0:SIDE] / (SIDE - 1)
 
     def blob(x0: float, y0: float, width: float, height: float) -> np.ndarray:

@@ -273,7 +273,7 @@ def test_links_go_to_the_runs_of_the_same_execution(
     """With a real store; only the address is that of a server."""
     with tracking.tracked("classify", {}, "abc") as other, tracking.tracked("report", {}, "abc") as run:
         assert run.links() == {}  # of a local file there is no page
-        monkeypatch.setattr(tracking, "_server", lambda: "https://mlflow.example")
+        monkeypatch.setattr(tracking, "server_address", lambda: "https://mlflow.example")
         assert run.links()["classify"] == f"https://mlflow.example/#/experiments/1/runs/{other.run_id}"
     monkeypatch.setenv(tracking.PIPELINE_VARIABLE, "another")
     with tracking.tracked("report", {}, "abc") as run:
@@ -282,9 +282,9 @@ def test_links_go_to_the_runs_of_the_same_execution(
 
 def test_no_password_goes_into_a_link(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://name:secret@mlflow.example:5000/base/?token=1")
-    assert tracking._server() == "https://mlflow.example:5000/base"
+    assert tracking.server_address() == "https://mlflow.example:5000/base"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://name:secret@db.example/mlflow")
-    assert tracking._server() == ""
+    assert tracking.server_address() == ""
 
 
 def test_provenance_knows_changed_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
