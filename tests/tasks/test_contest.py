@@ -74,11 +74,16 @@ def test_the_first_champion_must_do_no_harm(verdict: str, gates: Any, promote: b
     assert contest.decide(None, 0.0, gates, verdict, champion=None)[0] is promote
 
 
-def test_a_champion_that_cannot_take_part_gives_way_to_one_that_passes_the_gates() -> None:
-    decision, reason = contest.decide(None, 0.0, PASSED, "harms", 4, "it cannot make rare, which the plan asks for")
+def test_a_champion_that_cannot_take_part_gives_way_as_if_there_were_none() -> None:
+    why_not = "it cannot make rare, which the plan asks for"
+    decision, reason = contest.decide(None, 0.0, PASSED, "no evidence", 4, why_not)
     assert decision
     assert "version 4, the champion, is not comparable (it cannot make rare, which the plan asks for)" in reason
-    assert not contest.decide(None, 0.0, CLOSED, "helps", 4, "it cannot make rare")[0]
+    assert not contest.decide(None, 0.0, CLOSED, "helps", 4, why_not)[0]
+    decision, reason = contest.decide(None, 0.0, PASSED, "harms", 4, why_not)
+    assert not decision
+    assert "not comparable" in reason
+    assert "'harms'" in reason
 
 
 def test_without_a_rare_class_there_is_no_contest() -> None:
