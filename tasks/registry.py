@@ -4,7 +4,6 @@ It is in the store of `tasks.tracking`. What a version holds is written by `task
 """
 
 import hashlib
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -22,12 +21,11 @@ from model.storage import WEIGHTS
 from tasks import synthesize, tracking
 from tasks.errors import UserError
 from tasks.places import ALIASES, CHALLENGER, CHAMPION, PREVIOUS
+from tasks.store import defaults
 
 NAME = "xraysynth"
-# What the user has set wins: of MLflow's own values a bar a file is noise in a log, and a dead server takes minutes.
-for _name, _value in (("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"), ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")):
-    os.environ.setdefault(_name, _value)
-
+# Of MLflow's own values a bar a file is noise in a log, and a dead server takes minutes.
+CALMER = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 CREDENTIALS = re.compile(r"//[^/@\s]+@")  # name and password in an address
 GENERATOR, RECORD = "artifacts/generator", "artifacts/record"  # within an entry: see tasks.entry
 
@@ -46,9 +44,10 @@ class Version:
 def store() -> Iterator[MlflowClient]:
     """A client of the store, also the one that MLflow's own functions use. Its errors become a sentence."""
     uri = tracking.store_uri()
-    mlflow.set_tracking_uri(uri)
     try:
-        yield MlflowClient(tracking_uri=uri)
+        with defaults(CALMER | {"MLFLOW_TRACKING_URI": uri}):  # which the next line sets too, and would leave behind
+            mlflow.set_tracking_uri(uri)
+            yield MlflowClient(tracking_uri=uri)
     except MlflowException as error:
         reason = CREDENTIALS.sub("//", str(error).splitlines()[0])[:200]
         raise UserError(f"MLflow's registry cannot be used ({reason}); see MLFLOW_TRACKING_URI") from None

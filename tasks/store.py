@@ -58,7 +58,7 @@ class Store:
         if started < self._again_at and not now:
             return None
         try:
-            with _bounded_waits():
+            with defaults(HTTP_WAITS):
                 _free(self.uri)
                 result = work(self._connected())
         except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
@@ -163,9 +163,9 @@ def first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _bounded_waits() -> Iterator[None]:
-    """MLflow reads these at each request; other users of MLflow in this process keep theirs."""
-    ours = {name: value for name, value in HTTP_WAITS.items() if name not in os.environ}
+def defaults(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables that MLflow reads at each use, where the user has set none; afterwards as before."""
+    ours = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(ours)
     try:
         yield
