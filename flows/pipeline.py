@@ -62,6 +62,7 @@ def pipeline(
     try:
         with project.held_alone():
             project.set_params(source, labels, overrides or ())
+            project.check_source()
             return _up_to_date(read_dag(stages or ()), force, {"gpu": gpu_slots, "cpu": cpu_slots})
     except (UserError, DvcException) as error:
         return Failed(message=str(error), name=BAD_INPUT)

@@ -64,6 +64,13 @@ def set_params(source: str | None, labels: str | None, overrides: Sequence[str])
         changed.unlink(missing_ok=True)
 
 
+def check_source() -> None:
+    """Raises UserError where the films are not there, before DVC says so in its own words."""
+    source = load(PARAMS_FILE).ingest.source
+    if PARAMS_FILE.is_file() and not Path(source).exists():
+        raise UserError(f"there is no folder {source}; put films there, name another, or let `make raw` fill data/raw")
+
+
 def _apply(file: Path, overrides: Sequence[str]) -> None:
     try:
         apply_overrides(file, list(overrides))

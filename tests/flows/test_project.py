@@ -60,9 +60,17 @@ class TestParams:
         assert not list(Path(".xraysynth").iterdir())
 
 
+def test_films_that_are_not_there_are_one_sentence(here: Path) -> None:
+    state = pipeline(return_state=True)
+    assert state.is_failed()
+    assert (
+        state.message == "there is no folder data/raw; put films there, name another, or let `make raw` fill data/raw"
+    )
+
+
 def test_two_flows_do_not_interleave(make_project: Callable[..., Path]) -> None:
     folder = make_project(slow={"cmd": "touch out", "deps": ["raw"], "outs": ["out"]})
-    (folder / "params.yaml").write_text("{}\n")
+    (folder / "params.yaml").write_text("ingest: {source: raw}\n")
     code = "from flows.project import held_alone\nwith held_alone():\n  print('held', flush=True); input()"
     env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     with subprocess.Popen(

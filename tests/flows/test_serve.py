@@ -130,7 +130,7 @@ def serving(make_project: Callable[..., Path], environment: dict[str, str]) -> I
     for name in ("flows", "tasks"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "prefect.yaml", project)
-    (project / "params.yaml").write_text("{}\n")
+    (project / "params.yaml").write_text("ingest: {source: raw}\n")
     with (project / "said").open("wb") as said:
         command = [sys.executable, "-m", "flows.serve"]
         process = subprocess.Popen(
