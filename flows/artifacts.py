@@ -1,17 +1,16 @@
 """What a person sees of a run in Prefect's UI: tables of the imbalance and the results, samples, where to read on."""
 
 import base64
-import json
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks.places import IMBALANCE, METRICS, MODELS, REPORT, VERDICT
+from tasks.provenance import read_report
 
 SAMPLES = MODELS / "msg_sagan/samples.png"
 
@@ -19,7 +18,7 @@ SAMPLES = MODELS / "msg_sagan/samples.png"
 def publish() -> None:
     """Tables, a picture and where to read on; what a partial run has not made is left out with a line in the log."""
     log = get_run_logger()
-    verdict, metrics, imbalance = (read(path) for path in (VERDICT, METRICS, IMBALANCE))
+    verdict, metrics, imbalance = (read_report(path) for path in (VERDICT, METRICS, IMBALANCE))
     sentence = verdict.pop("sentence", "Measures and plan.")
     classes = imbalance_rows(imbalance)
     if classes:
@@ -75,11 +74,6 @@ def data_url(picture: bytes) -> str:
 def plain(text: str) -> str:
     """For markdown: names of classes come from the data and must not become links or pictures."""
     return re.sub(r"([^\w\s.,:;%])", r"\\\1", text)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A report; empty where it was not made."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,14 +13,15 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows import project, snapshot
-from flows.artifacts import plain, read, where_to_read_on
+from flows.artifacts import plain, where_to_read_on
 from flows.pipeline import Slots, pipeline
 from flows.stage import Commands, dvc
 from flows.steps import BAD_INPUT, run_step
 from tasks.errors import UserError
 from tasks.labels import needs_table
 from tasks.params import PARAMS_FILE, load
-from tasks.places import CHALLENGER, CONTEST, DRIFT, RAW, VERDICT
+from tasks.places import CHALLENGER, CONTEST, DRIFT, RAW, RAW_DVC, VERDICT
+from tasks.provenance import raw_digest, read_report
 
 
 class StepFailed(Exception):
@@ -106,12 +107,12 @@ def _unfinished() -> str:
     """Why the last attempt is to be finished first; "" where the newest version is of this snapshot and was judged."""
     from tasks import registry  # MLflow is slow to import
 
-    if not snapshot.digest():
+    if not raw_digest(RAW_DVC):
         return ""  # all films are new
     newest = next(iter(registry.versions()), None)
-    if newest is None or newest.tags.get("raw_digest") != snapshot.digest():
+    if newest is None or newest.tags.get("raw_digest") != raw_digest(RAW_DVC):
         return "the snapshot has not been learnt from yet"
-    contest = read(CONTEST)
+    contest = read_report(CONTEST)
     if contest.get("challenger") != newest.number:
         return f"version {newest.number} has not been judged yet"
     waits = contest["promote"] and CHALLENGER in newest.aliases
@@ -133,7 +134,7 @@ def _judged(commands: Commands, new: int, margin: float, seeds: int, push: bool)
         state = run_step("push", dvc("push"), commands, return_state=True)
         pushed = "done" if state.is_completed() else "failed"
     decision = f"version {version} was promoted" if contest["promote"] else f"version {version} was not promoted"
-    text = story(new, read(DRIFT), read(VERDICT), contest, decision, pushed)
+    text = story(new, read_report(DRIFT), read_report(VERDICT), contest, decision, pushed)
     create_markdown_artifact(text, key="retrain", description=f"{plain(decision)}.")
     message = f"{decision}: {contest['reason']}"
     if pushed == "failed":
@@ -175,7 +176,7 @@ def story(
         "",
         "## New films",
         "",
-        f"{new} new or changed films were taken into the snapshot `{snapshot.digest()}`.",
+        f"{new} new or changed films were taken into the snapshot `{raw_digest(RAW_DVC)}`.",
         "",
         "## Drift against the champion's data",
         "",

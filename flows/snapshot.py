@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from dvc.exceptions import OutputNotFoundError
 from dvc.repo import Repo
 
@@ -21,14 +20,6 @@ class Changes(NamedTuple):
 
     films: list[str]  # that the snapshot lacks, or has in another size
     labels: bool  # whether the table is new or of another size or content
-
-
-def digest() -> str:
-    """DVC's hash of the snapshot, "" where there is none yet."""
-    try:
-        return str(yaml.safe_load(RAW_DVC.read_text(encoding="utf-8"))["outs"][0]["md5"])
-    except (FileNotFoundError, KeyError, IndexError, TypeError):
-        return ""
 
 
 def changes(source: Path, labels: Path | None) -> Changes:

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 TAIL = 15  # lines kept for the message of a failure
 GRACE_S = 5.0  # between asking a command to end and ending it
 BAD_INPUT = 2  # exit code of `xraysynth` where trying again cannot help
@@ -144,13 +146,16 @@ def _end(processes: list[subprocess.Popen[str]]) -> None:
 
 
 def _alive(process: subprocess.Popen[str]) -> bool:
-    """Whether any process of the tree is there: dvc ends at once, what it started may tidy up first."""
+    """Whether any process of the tree still works: dvc ends at once, what it started may tidy up first.
+
+    Orphans that have ended stay as zombies where process 1 does not collect them, and do not count.
+    """
     process.poll()  # else it would stay as a zombie in its group
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    for other in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+            if os.getpgid(other.pid) == process.pid and other.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def _surroundings() -> dict[str, str]:

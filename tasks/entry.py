@@ -1,6 +1,5 @@
 """A registry entry: a generator as an MLflow model, and all that is needed to judge it and to make it again."""
 
-import json
 import shutil
 import tempfile
 import warnings
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import yaml
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
@@ -54,11 +52,11 @@ def register(name: str) -> int:
     weights = registry.weights_digest(folder)
     if not synthesize.learnt_from(folder, places.CURATED):
         raise UserError(f"{folder} did not learn from what {places.CURATED} holds now; run `dvc repro` first")
-    drawn = _json(places.SYNTHETIC / name / "dataset.json")
+    drawn = provenance.read_report(places.SYNTHETIC / name / "dataset.json")
     if drawn.get("model") != weights:
         raise UserError(f"{places.SYNTHETIC / name} was not drawn by {folder}; run `dvc repro` first")
     plan = synthesize.planned(places.IMBALANCE)
-    quality = _json(places.QUALITY / f"{name}.json")
+    quality = provenance.read_report(places.QUALITY / f"{name}.json")
     passed = gates(name, drawn.get("screening"), quality, plan) if any(plan.values()) else {}
     tags = _tags(name, weights, passed)
     with registry.store() as client, tempfile.TemporaryDirectory() as temporary:
@@ -79,7 +77,7 @@ def register(name: str) -> int:
 
 def best() -> str:
     """The generator of the arm that the verdict is about. Raises UserError where the verdict is about none."""
-    found = _json(places.VERDICT)
+    found = provenance.read_report(places.VERDICT)
     if "candidate" not in found:
         said = found.get("sentence", "there is none")
         raise UserError(f"{places.VERDICT} names no generator ({said.rstrip('.')}); run `dvc repro`, or name one")
@@ -88,13 +86,13 @@ def best() -> str:
 
 def _tags(name: str, weights: str, passed: dict[str, Gate]) -> dict[str, str]:
     revision, _, dirty = provenance.git_revision(CODE).partition(",")
-    verdict, data = _json(places.VERDICT), curated.load(places.CURATED).digest
+    verdict, data = provenance.read_report(places.VERDICT), curated.load(places.CURATED).digest
     of_this = GENERATOR_OF.get(verdict.get("candidate", ""), name) == name
     facts = {
         "model": name,
         "weights": weights,
         "data_digest": data,
-        "raw_digest": _raw_digest(places.RAW_DVC),
+        "raw_digest": provenance.raw_digest(places.RAW_DVC),
         "git_revision": revision,
         "git_dirty": str(bool(dirty)).lower(),
         "dvc_lock": str(provenance.locked(places.DVC_LOCK, own_stage="").get("digest", "")),
@@ -105,14 +103,6 @@ def _tags(name: str, weights: str, passed: dict[str, Gate]) -> dict[str, str]:
         f"gate_{gate}": f"{'passed' if found['passed'] else 'not passed'}: {found['why']}"
         for gate, found in passed.items()
     }
-
-
-def _raw_digest(dvc_file: Path) -> str:
-    """The digest by which DVC knows the archive; "" where it does not track it."""
-    try:
-        return str(yaml.safe_load(dvc_file.read_text(encoding="utf-8"))["outs"][0]["md5"])
-    except FileNotFoundError:
-        return ""
 
 
 def _stage(staged: Path, folder: Path, passed: dict[str, Gate]) -> None:
@@ -165,11 +155,3 @@ def _named(client: MlflowClient) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The content of a report; {} where it is not there."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}

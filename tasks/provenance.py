@@ -45,3 +45,16 @@ def locked(lock: Path = LOCK, own_stage: str = "report") -> dict[str, Any]:
     digest = hashlib.sha256(json.dumps(others, sort_keys=True, default=str).encode()).hexdigest()
     outs = {out["path"]: str(out.get("md5", "")) for entry in others.values() for out in entry.get("outs", [])}
     return {"digest": digest, "outs": dict(sorted(outs.items()))}
+
+
+def raw_digest(dvc_file: Path) -> str:
+    """The hash by which DVC knows the archive that `dvc_file` tracks; "" where there is no such snapshot yet."""
+    try:
+        return str(yaml.safe_load(dvc_file.read_text(encoding="utf-8"))["outs"][0]["md5"])
+    except (FileNotFoundError, KeyError, IndexError, TypeError):
+        return ""
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report of a stage; empty where it was not made."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

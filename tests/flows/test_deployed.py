@@ -35,7 +35,7 @@ PARAMS: dict[str, Any] = {
     "classify": {"arms": ["real", "duplicate", "msg_gan", "msg_sagan"], "steps": 20, "batch": 16, "bootstrap": 100},
     "quality": {"pairs": 60, "repeats": 2},
 }
-WITHIN_S = 20.0  # of a request to cancel the whole tree is gone; 10 s where the machine has nothing else to do
+WITHIN_S = 10.0  # of a request to cancel the whole tree is gone
 RIGHT = {"plain": "common", "bright": "rare", "dark": "new"}
 
 

@@ -25,7 +25,7 @@ from tests.tasks.sets import write_set
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGEST = "0" * 64
-AT_ONCE = 10.0  # seconds for what takes milliseconds where nothing else runs; MLflow's own defaults wait for minutes
+AT_ONCE = 6.0  # seconds for what takes milliseconds where nothing else runs; MLflow's own defaults wait for minutes
 
 
 @pytest.fixture(scope="module")
