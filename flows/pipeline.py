@@ -188,7 +188,11 @@ def _wait_for(child: int) -> int:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: os.kill(child, signal.SIGINT))
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code >= 0:
+        return code
+    print(f"error: the flow was ended by signal {-code}; the same command goes on from here", file=sys.stderr)
+    return 128 - code
 
 
 if __name__ == "__main__":

@@ -110,6 +110,7 @@ class Commands:
             start_new_session=True,  # a process group: the command's whole tree can be ended at once
         )
         self._running.add(process)
+        watcher = _watcher(process)
         tail: deque[str] = deque(maxlen=TAIL)
         unchanged = False
         try:
@@ -125,12 +126,22 @@ class Commands:
             _end([process])
             raise
         finally:
+            watcher.kill()
+            watcher.communicate()
             self._running.discard(process)
 
     def stop(self) -> None:
         """End every command that runs, with all that it started: politely, then after a grace by force."""
         self.stopped = True
         _end(list(self._running))
+
+
+def _watcher(process: subprocess.Popen[str]) -> subprocess.Popen[bytes]:
+    """Ends the tree of `process` should this process be killed: its standard input ends then, and not before."""
+    end = f"read -r _; kill -TERM -{process.pid}; sleep {GRACE_S:g}; kill -KILL -{process.pid}"
+    return subprocess.Popen(
+        ["/bin/sh", "-c", end], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def _end(processes: list[subprocess.Popen[str]]) -> None:

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,18 @@ class Finished:
     state: State[Any]
     runs: dict[str, TaskRun]
     artifacts: dict[str | None, Artifact]
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A flow in a process of its own, and the process group of the stage at which it works."""
+
+    project: Path
+    command: subprocess.Popen[str]
+    group: int
+
+    def alive(self) -> list[psutil.Process]:
+        return [p for p in psutil.process_iter() if group_of(p) == self.group and p.status() != "zombie"]
 
 
 def run(**parameters: Any) -> Finished:
@@ -257,7 +270,9 @@ class TestTheCommandLine:
         assert "Traceback" not in done.stderr + done.stdout
         assert "NoneType" not in done.stderr + done.stdout
 
-    def test_ctrl_c_ends_the_whole_tree(self, make_project: Callable[..., Path], environment: dict[str, str]) -> None:
+    @pytest.fixture
+    def slow(self, make_project: Callable[..., Path], environment: dict[str, str]) -> Iterator[Slow]:
+        """A flow at work on a stage that tidies up when it is asked to end."""
         script = "trap 'sleep 0.5; touch tidied; exit 1' TERM; echo $$ > pid; sleep 300 & wait"
         stage = {"cmd": f'bash -c "{script.replace("$", chr(92) + "$")}"', "deps": ["raw"], "outs": ["x"]}
         project = make_project(slow=stage)
@@ -274,12 +289,30 @@ class TestTheCommandLine:
                 break
             time.sleep(0.1)
         group = os.getpgid(int((project / "pid").read_text()))
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        _, errors = process.communicate(timeout=20)
-        assert process.returncode == 130
+        yield Slow(project, process, group)
+        for tree in (process.pid, group):
+            with suppress(ProcessLookupError):
+                os.killpg(tree, signal.SIGKILL)
+
+    def test_ctrl_c_ends_the_whole_tree(self, slow: Slow) -> None:
+        os.killpg(slow.command.pid, signal.SIGINT)  # as a terminal does
+        _, errors = slow.command.communicate(timeout=20)
+        assert slow.command.returncode == 130
         assert "error: stopped before the end" in errors
-        assert [p for p in psutil.process_iter() if group_of(p) == group and p.status() != "zombie"] == []
-        assert (project / "tidied").exists()  # it was asked first
+        assert slow.alive() == []
+        assert (slow.project / "tidied").exists()  # it was asked first
+
+    def test_of_a_killed_flow_nothing_works_on(self, slow: Slow) -> None:
+        (flow,) = psutil.Process(slow.command.pid).children()  # the command itself only hands signals on to it
+        flow.kill()
+        _, errors = slow.command.communicate(timeout=20)
+        assert slow.command.returncode == 128 + signal.SIGKILL
+        assert "error: the flow was ended by signal 9" in errors
+        until = time.monotonic() + 10
+        while slow.alive() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert slow.alive() == []
+        assert (slow.project / "tidied").exists()
 
 
 @pytest.mark.parametrize(
