@@ -85,6 +85,21 @@ def test_calibration_error_is_the_gap_between_being_sure_and_being_right(rng: np
     assert st.calibration_error(probabilities, boastful, weights)[0] == pytest.approx(0.2, abs=0.02)
 
 
+@pytest.mark.parametrize("gap", [0.0, 0.1])
+def test_the_interval_of_the_calibration_error_is_about_its_value(rng: np.random.Generator, gap: float) -> None:
+    weights = patient_weights(np.arange(300), 200, seed=0)
+    held = 0
+    for _ in range(40):
+        sure = rng.choice(np.linspace(0.6, 0.95, 4), 300)
+        wrong = rng.random(300) > sure - gap
+        probabilities = np.stack([sure, 1 - sure], axis=1)
+        error = st.calibration_error(probabilities, wrong.astype(int), weights)
+        low, high = np.quantile(error[1:], [0.025, 0.975])
+        assert low < error[0] < high
+        held += low <= gap <= high
+    assert held >= 34 or not gap  # 38 of 40 are expected; no value of a finite test is as low as 0
+
+
 def test_a_class_without_images_has_no_figure() -> None:
     labels, weights = np.zeros(6, int), np.ones((3, 6))
     assert np.isnan(st.macro_f1(labels, labels, 2, weights)).all()
