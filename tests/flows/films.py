@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-SIDE, DEPTH = 32, 55
+SIDE, DEPTH = 32, 50
 LOOKS = {"plain": 0, "bright": 1, "dark": -1}  # of a place low in one lung: the sign of what is added to it
 
 
@@ -29,9 +29,10 @@ def write_labels(folder: Path, films: pd.DataFrame, labels: pd.Series) -> None:
 
 
 def _film(rng: np.random.Generator, added: float) -> np.ndarray:
-    """Two dark lungs that vary in place and size, and `added` grey levels low in the right one: uint8.
+    """Two dark lungs that vary a little in place and size, and `added` grey levels low in the right one: uint8.
 
-    There is hardly any noise: a generator of seconds does not learn it, and its images would be too much alike.
+    Neither the noise nor the lungs vary much: a generator of seconds does not learn it, and its images would be too
+    much alike beside films that do.
     """
     y, x = np.mgrid[0:SIDE, 0:SIDE] / (SIDE - 1)
 
@@ -39,9 +40,9 @@ def _film(rng: np.random.Generator, added: float) -> np.ndarray:
         return np.asarray(np.exp(-(((x - x0) / width) ** 2) - ((y - y0) / height) ** 2))
 
     lungs = sum(
-        blob(c + rng.normal(0, 0.03), 0.5 + rng.normal(0, 0.03), rng.normal(0.16, 0.02), rng.normal(0.34, 0.03))
+        blob(c + rng.normal(0, 0.012), 0.5 + rng.normal(0, 0.012), rng.normal(0.16, 0.008), rng.normal(0.34, 0.012))
         for c in (0.3, 0.7)
     )
-    image = 170 + rng.normal(0, 12) - (100 + rng.normal(0, 12)) * lungs
+    image = 170 + rng.normal(0, 5) - (100 + rng.normal(0, 5)) * lungs
     image += added * blob(0.7 + rng.normal(0, 0.05), 0.72 + rng.normal(0, 0.05), 0.22, 0.2)
     return np.clip(image + rng.normal(0, 2, (SIDE, SIDE)), 0, 255).astype(np.uint8)

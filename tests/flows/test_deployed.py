@@ -1,7 +1,8 @@
 """What prefect.yaml deploys, on a real server with a real worker: pipeline, cancelling, retraining, images on demand.
 
-The tests are one story and run in their order. The films are planted: two classes at first, the second delivery brings
-a finding that the champion cannot draw, the third films with random labels.
+The tests are one story and run in their order. Three looks of films are planted. The labels of the first delivery mix
+up the two findings, and so does the champion that learns from it; the second delivery has them right, and the champion
+that draws each in place of the other must give way; in the third labels are random.
 """
 
 import json
@@ -31,18 +32,24 @@ PARAMS: dict[str, Any] = {
         "workers": 1,
         "max_quarantined": 0.5,
     },
-    # Of one precision everywhere, and short: longer trainings of networks this small draw images that are much alike.
-    "train": {"width": 8, "kimg": 1.0, "batch": 8, "precision": "fp32"},
-    "classify": {"arms": ["real", "duplicate", "msg_gan", "msg_sagan"], "steps": 20, "batch": 16, "bootstrap": 100},
+    "train": {"width": 16, "kimg": 6.0, "batch": 8, "precision": "fp32"},  # enough to tell the findings apart
+    "classify": {
+        "arms": ["real", "duplicate", "msg_gan", "msg_sagan"],
+        "steps": 30,
+        "batch": 16,
+        "learning_rate": 0.002,
+        "bootstrap": 200,
+    },
     "quality": {"pairs": 60, "repeats": 2},
 }
 WITHIN_S = 10.0  # of a request to cancel the whole tree is gone
-RIGHT = {"plain": "common", "bright": "rare", "dark": "new"}
+RIGHT = {"plain": "common", "bright": "rare", "dark": "other"}
+MIXED_UP = {"plain": "common", "bright": "other", "dark": "rare"}
 
 
 @pytest.fixture(scope="module")
 def first_films() -> dict[str, int]:
-    return {"plain": 120, "bright": 40}
+    return {"plain": 400, "bright": 40, "dark": 40}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, first_films: dict[str, int])
     path = base / "project"
     copy_project(path)
     found = films.write(path / "data/raw", seed=1, **first_films)
-    films.write_labels(path / "data/raw", found, found["look"].map(RIGHT))
+    films.write_labels(path / "data/raw", found, found["look"].map(MIXED_UP))
     env = environment(base) | {"XRAYSYNTH_PSEUDONYM_KEY": "the same patients in every split of this test"}
     project = Project(path, env, base / "attempts")
     project.edit_params(PARAMS)
@@ -125,7 +132,7 @@ def test_cancelled_over_the_api_it_ends_its_whole_tree(house: Deployed) -> None:
 
 @pytest.fixture(scope="module")
 def piped(house: Deployed) -> dict[str, Any]:
-    return house.run("pipeline", overrides=["train.kimg=1.0"])
+    return house.run("pipeline", overrides=["train.kimg=6.0"])
 
 
 def test_pipeline_runs_every_stage(house: Deployed, piped: dict[str, Any]) -> None:
@@ -135,14 +142,14 @@ def test_pipeline_runs_every_stage(house: Deployed, piped: dict[str, Any]) -> No
     assert {name: run["state_type"] for name, run in runs.items()} == dict.fromkeys(STAGES, "COMPLETED")
     assert runs["data/raw.dvc"]["state"]["message"].startswith("nothing had changed, ")
     assert runs["train@msg_gan"]["state"]["message"].startswith("done, ")
-    assert params(house)["train"]["kimg"] == 1.0
+    assert params(house)["train"]["kimg"] == 6.0
     assert house.project.json("status") == {}
 
 
 def test_pipeline_shows_what_came_out(house: Deployed, piped: dict[str, Any]) -> None:
     found = house.artifacts(piped["id"])
     assert set(found) >= {"imbalance", "results", "samples", "links", "progress-train-msg-gan"}
-    assert [row["class"] for row in json.loads(found["imbalance"]["data"])] == ["common", "rare"]
+    assert [row["class"] for row in json.loads(found["imbalance"]["data"])] == ["common", "other", "rare"]
     assert found["progress-train-msg-gan"]["data"] == 100
     assert "reports/report.html" in found["links"]["data"]
     assert str(house.project.path) not in json.dumps(found)
@@ -164,19 +171,21 @@ def test_with_nothing_new_it_is_skipped(house: Deployed) -> None:
 
 @pytest.fixture(scope="module")
 def second_films(house: Deployed, delivery: Path, first_films: dict[str, int]) -> pd.DataFrame:
-    """A finding that was not there before."""
-    new = films.write(delivery, seed=2, dark=40)
+    """The first ones, and as many new ones as are asked for."""
+    new = films.write(delivery, seed=2, bright=20, dark=20)
     known = films.write(house.project.path.parent / "again", seed=1, **first_films)
     return pd.concat([known, new], ignore_index=True)
 
 
-def test_what_can_draw_a_new_finding_is_promoted(house: Deployed, delivery: Path, second_films: pd.DataFrame) -> None:
+def test_new_and_better_is_promoted(house: Deployed, delivery: Path, second_films: pd.DataFrame) -> None:
     films.write_labels(delivery, second_films, second_films["look"].map(RIGHT))
-    run = house.run("retrain", source=str(delivery), min_new_images=40)
+    run = house.run("retrain", source=str(delivery), min_new_images=40, seeds=4)
     contest = report(house, "contest")
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert contest["promote"], contest
-    assert "not comparable (it cannot make new, which the plan asks for)" in run["state"]["message"]
+    assert contest["difference"]["low"] > 0
+    assert run["state"]["message"] == f"version 2 was promoted: {contest['reason']}"
+    assert "all of it above the margin of 0" in contest["reason"]
     assert versions(house) == {1: "previous", 2: "champion"}
     story = house.artifacts(run["id"])["retrain"]["data"]
     assert "40 new or changed films" in story
@@ -192,7 +201,7 @@ def test_new_and_worse_is_not_promoted(house: Deployed, delivery: Path, second_f
     everything = pd.concat([second_films, new], ignore_index=True)
     labels = everything["look"].map(RIGHT)
     films.write_labels(delivery, everything, labels.sample(frac=1, random_state=0).set_axis(everything.index))
-    run = house.run("retrain", source=str(delivery), min_new_images=40, push=False)
+    run = house.run("retrain", source=str(delivery), min_new_images=40, margin=0.1, push=False)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert run["state"]["message"].startswith("version 3 was not promoted: Not promoted: ")
     assert versions(house)[2] == "champion"
