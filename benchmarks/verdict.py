@@ -130,7 +130,8 @@ def repetition(number: int) -> dict[str, Any]:
         params = PARAMS.model_copy(update={"arms": [*CONTROLS, *ARMS]})
         result = compare(pd.concat([controls, treated], ignore_index=True), list(CLASSES), [RARE], params)
         verdict = decide(result, PLAN)
-        row[name] = {key: verdict[key] for key in ("verdict", "candidate", "differences", "minimum_effect")}
+        row[name] = {key: verdict[key] for key in ("verdict", "candidate", "minimum_effect")}
+        row[name]["differences"] = result["comparison"]["differences"]
     return row
 
 
@@ -145,12 +146,21 @@ def rows() -> list[dict[str, Any]]:
 
 
 def summary(name: str, found: list[dict[str, Any]]) -> list[str]:
-    """A line of the table: how often each verdict, and the mean change of the rare class's AUPRC."""
+    """A line of the table: how often each verdict, the mean change of the rare class's AUPRC, and the median of the
+    smallest that would be seen against `classic`."""
     verdicts = [row[name]["verdict"] for row in found]
     counts = [f"{verdicts.count(word)} of {len(verdicts)}" for word in ("helps", "no evidence", "harms")]
-    changes = [f"{mean(row[name]['differences'][control]['mean'] for row in found):+.3f}" for control in CONTROLS]
-    effect = median(row[name]["minimum_effect"]["duplicate"] for row in found)
+    about = [row[name]["differences"][row[name]["candidate"]] for row in found]
+    changes = [f"{mean(differences[control]['mean'] for differences in about):+.3f}" for control in CONTROLS]
+    effect = median(row[name]["minimum_effect"]["classic"] for row in found)
     return [name, *counts, *changes, f"{effect:.3f}"]
+
+
+def false_alarms(arm: Arm, control: Arm, found: list[dict[str, Any]]) -> list[str]:
+    """A line of the table of contrasts in which nothing differs: how often an interval lies above 0, how often below."""
+    intervals = [row["copies"]["differences"][arm][control] for row in found]
+    above, below = sum(i["low"] > 0 for i in intervals), sum(i["high"] < 0 for i in intervals)
+    return [f"{arm} − {control}", f"{above} of {len(found)}", f"{below} of {len(found)}"]
 
 
 def main() -> None:
@@ -170,7 +180,9 @@ def main() -> None:
                 file.write(json.dumps(row) + "\n")
             print(f"repetition {row['repetition']}", file=sys.stderr, flush=True)
     header = ["added", "helps", "no evidence", "harms", *(f"mean change against {control}" for control in CONTROLS)]
-    print(table([*header, "minimum effect"], (summary(name, rows()) for name in TREATMENTS)))
+    print(table([*header, "minimum effect"], (summary(name, rows()) for name in TREATMENTS)), "\n")
+    same = (false_alarms(arm, control, rows()) for arm, control in zip(ARMS, ("duplicate", "classic"), strict=True))
+    print(table(["copies: arms that are the same", "interval above 0", "below 0"], same))
 
 
 if __name__ == "__main__":

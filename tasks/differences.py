@@ -67,11 +67,12 @@ def paired_difference(one: np.ndarray, other: np.ndarray, patients: int, between
     Seeds and resamples are the same in both. `patients` is how many have a film of the class that is measured (the
     fewest, of several); below MIN_PATIENTS there is no standard error.
 
-    Variance = `between` the seeds / S + covariance of different seeds' differences over the resamples. The first
-    holds what training adds, and that some networks suit some patients; the second what the choice of patients adds to
-    all of them alike. It is never taken below the variance over patients of the mean given these networks. A bootstrap
-    of m patients falls short by (m - 1) / m, which is mended. Degrees of freedom are Satterthwaite's, those of
-    `between` for the first part and m - 1 for the second.
+    Variance = that between the seeds / S + covariance of different seeds' differences over the resamples. The first
+    holds what training adds, and that some networks suit some patients: `between`, or the variance of these very
+    differences where it is larger, for some arms may vary more than others. The second is what the choice of patients
+    adds to all of them alike. It is never taken below the variance over patients of the mean given these networks. A
+    bootstrap of m patients falls short by (m - 1) / m, which is mended. Degrees of freedom are Satterthwaite's, those
+    of `between` for the first part and m - 1 for the second.
     """
     seeds = len(one)
     differences = one - other
@@ -82,7 +83,7 @@ def paired_difference(one: np.ndarray, other: np.ndarray, patients: int, between
         return Difference(mean, np.nan, np.nan)
     covariance = np.cov(resampled) * patients / (patients - 1)
     of_patients = max(0.0, float(covariance[~np.eye(seeds, dtype=bool)].mean()))
-    of_seeds = between.value / seeds
+    of_seeds = max(between.value, float(differences[:, 0].var(ddof=1))) / seeds
     variance = of_seeds + of_patients
     if variance == 0:
         return Difference(mean, 0.0, between.freedom)

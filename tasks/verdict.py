@@ -12,6 +12,7 @@ WORDS = {
     "harms": "Synthetic images harm",
     "no evidence": "No evidence that synthetic images help",
 }
+FOR_HELP = {"duplicate", "classic"}  # controls without which nothing is called help
 RATIO = 1.0  # of the plan: what the arms that are compared add; other ratios are a sweep, which no verdict looks at
 
 
@@ -26,8 +27,9 @@ def decide(
     It is about the arm with synthetic images that is best on validation, against every control that is compared: the
     best arm without synthetic images (also by validation), `duplicate`, which differs in nothing but repeated real
     images in place of synthetic ones, `classic`, the cheap remedy, and `real`. *helps*: the intervals of all
-    differences lie above 0; *harms*: all lie below and `real` is among them; else *no evidence*. So being no match for
-    another remedy is not harm, and beating an untreated classifier is not help. Where no class is rare: *not needed*.
+    differences lie above 0, and `duplicate` and `classic` are among them; *harms*: all lie below and `real` is among
+    them; else *no evidence*. So being no match for another remedy is not harm, though it is said, and beating an
+    untreated classifier is not help. Where no class is rare: *not needed*.
 
     `quality` and `screening` open or close the gates of the candidate's generator (`tasks.gates`). They don't change
     the verdict: whether images help and whether they may be used are two questions, and one word that mixes them
@@ -45,7 +47,9 @@ def decide(
     classes = [label for label, found in by_class.items() if _word(found) == verdict != "no evidence"]
     model = GENERATOR_OF[candidate]
     found = gates(model, (screening or {}).get(model), (quality or {}).get(model), plan)
-    sentence = f"{WORDS[verdict]}: {_numbers(downstream, candidate, reference, differences, classes)}"
+    worse = [control for control, d in differences.items() if d["high"] is not None and d["high"] < 0]
+    lost = f", and they are worse than {' and '.join(worse)}" if verdict == "no evidence" and worse else ""
+    sentence = f"{WORDS[verdict]}{lost}: {_numbers(downstream, candidate, reference, differences, classes)}"
     closed = [gate["why"] for gate in found.values() if not gate["passed"]]
     if verdict == "helps" and closed:
         sentence += f" But they are not to be used as they are: {' '.join(closed)}"
@@ -67,7 +71,7 @@ def decide(
 def _word(differences: Mapping[str, Mapping[str, float | None]]) -> str:
     """What differences against every control say together."""
     lows, highs = ([d[end] for d in differences.values()] for end in ("low", "high"))
-    if all(low is not None and low > 0 for low in lows):
+    if all(low is not None and low > 0 for low in lows) and differences.keys() >= FOR_HELP:
         return "helps"
     if "real" in differences and all(high is not None and high < 0 for high in highs):
         return "harms"
@@ -89,13 +93,18 @@ def _numbers(
     changes = " and ".join(
         f"by {_change(d, confidence)} against {names[control]}" for control, d in differences.items()
     )
+    films = downstream["test"]["by_class"]
+    rare_films = " and ".join(f"{films.get(label, 0)} films of {label}" for label in downstream["rare"])
     numbers = (
         f"with {candidate}, which adds as many as the plan asks for, the area under the precision–recall curve of "
-        f"{rare} changes {changes}; intervals over {downstream['test']['patients']} test patients and "
-        f"{len(downstream['seeds'])} seeds."
+        f"{rare} changes {changes}; intervals over {downstream['test']['patients']} test patients "
+        f"({rare_films}) and {len(downstream['seeds'])} seeds, of one training of each generator."
     )
     if classes and len(downstream["rare"]) > 1:
         numbers += f" Taken alone, it does so for {' and '.join(classes)}."
+    if absent := FOR_HELP - differences.keys():
+        missing = " and ".join(sorted(absent))
+        numbers += f" Without {missing} among classify.arms nothing is called help."
     effect = comparison["minimum_effect"][candidate][reference]
     if effect is None:
         return f"{numbers} A class has fewer than {MIN_PATIENTS} test patients: too few for an interval."

@@ -42,6 +42,8 @@ def test_films_of_other_classes_and_copies_do_not(row: dict[str, Any], added: st
 
 
 def test_shuffled_labels_come_out_below_the_truth(row: dict[str, Any]) -> None:
-    changes = {name: row[name]["differences"]["duplicate"]["mean"] for name in verdict.TREATMENTS}
+    changes = {
+        name: row[name]["differences"][row[name]["candidate"]]["duplicate"]["mean"] for name in verdict.TREATMENTS
+    }
     assert changes["shuffled"] < changes["oracle"] - 0.1
     assert abs(changes["copies"]) < changes["oracle"] / 2

@@ -36,6 +36,22 @@ def test_without_an_effect_one_is_found_about_as_rarely_as_is_said(seeds: int, p
     assert training < 0.5 or found_without_seeds / 400 > 0.3  # what a bootstrap of patients alone would claim
 
 
+def test_arms_that_vary_more_than_the_others_are_not_measured_by_the_others() -> None:
+    rng = np.random.default_rng(3)
+    found, found_pooled = 0, 0
+    for _ in range(400):
+        training = np.array([0.8, 0.8, 0.4, 0.4, 0.4]).reshape(5, 1, 1) * rng.normal(0, 1, (5, 5, 1))
+        measured = training + experiment(rng, 5, 30, 0.0)[1] / 4
+        between = seed_variance(measured[:, :, 0])
+        one = difference(measured, 30)
+        pooled = between.value / 5
+        low, high = (one.interval(0.95)[end] for end in ("low", "high"))
+        found += low > 0 or high < 0  # type: ignore[operator]
+        found_pooled += abs(one.mean) > 2.12 * pooled**0.5  # Student's t of 16 degrees of freedom
+    assert found / 400 <= 0.1
+    assert found_pooled / 400 > 0.11
+
+
 def test_an_effect_of_the_minimum_size_is_found_four_times_in_five() -> None:
     rng = np.random.default_rng(1)
     effect = np.mean([difference(experiment(rng, 3, 30, 0.2)[1], 30).minimum_effect(0.95) for _ in range(50)])

@@ -11,7 +11,7 @@ from tasks.params import Classify
 from tasks.verdict import decide
 
 CLASSES = ["normal", "rare"]
-PARAMS = Classify(arms=["real", "duplicate", "msg_gan", "msg_sagan"], bootstrap=500)
+PARAMS = Classify(arms=["real", "duplicate", "classic", "msg_gan", "msg_sagan"], bootstrap=500)
 PLAN = {"rare": 100}
 
 
@@ -44,25 +44,36 @@ def predictions(strength: dict[str, float], patients: int = 300) -> pd.DataFrame
     ("synthetic", "duplicate", "verdict"), [(3.0, 1.0, "helps"), (1.0, 1.0, "no evidence"), (0.0, 1.5, "harms")]
 )
 def test_the_verdict_follows_the_truth(synthetic: float, duplicate: float, verdict: str) -> None:
-    arms = {"real": 0.9, "duplicate": duplicate, "msg_gan": synthetic, "msg_sagan": synthetic}
+    arms = {"real": 0.9, "duplicate": duplicate, "classic": 0.9, "msg_gan": synthetic, "msg_sagan": synthetic}
     decision = decide(compare(predictions(arms), CLASSES, ["rare"], PARAMS), PLAN)
     assert decision["verdict"] == verdict
     assert decision["reference"] == "duplicate"
     assert f"{decision['differences']['duplicate']['mean']:+.3f}" in decision["sentence"]
-    assert "200 test patients and 2 seeds" in decision["sentence"]
+    assert "200 test patients (25 films of rare) and 2 seeds, of one training of each generator" in decision["sentence"]
 
 
 def test_better_than_real_but_not_than_duplicates_is_no_evidence() -> None:
-    arms = {"real": 0.0, "duplicate": 2.0, "msg_gan": 2.0, "msg_sagan": 2.0}
+    arms = {"real": 0.0, "duplicate": 2.0, "classic": 0.0, "msg_gan": 2.0, "msg_sagan": 2.0}
     assert decide(compare(predictions(arms), CLASSES, ["rare"], PARAMS), PLAN)["verdict"] == "no evidence"
 
 
+@pytest.mark.parametrize("left_out", ["duplicate", "classic"])
+def test_nothing_is_called_help_that_was_not_compared_with_the_cheap_remedies(left_out: str) -> None:
+    arms = {"real": 0.9, "duplicate": 1.0, "classic": 1.0, "msg_gan": 3.0, "msg_sagan": 3.0}
+    del arms[left_out]
+    params = PARAMS.model_copy(update={"arms": list(arms)})
+    decision = decide(compare(predictions(arms), CLASSES, ["rare"], params), PLAN)
+    assert decision["verdict"] == "no evidence"
+    assert f"Without {left_out} among classify.arms nothing is called help." in decision["sentence"]
+
+
 def test_no_match_for_another_remedy_is_not_harm() -> None:
-    arms = {"real": 3.0, "duplicate": 1.0, "msg_gan": 1.0, "msg_sagan": 1.0}
+    arms = {"real": 3.0, "duplicate": 1.0, "classic": 1.0, "msg_gan": 1.0, "msg_sagan": 1.0}
     decision = decide(compare(predictions(arms), CLASSES, ["rare"], PARAMS), PLAN)
     assert decision["reference"] == "real"
     assert decision["differences"]["real"]["high"] < 0
     assert decision["verdict"] == "no evidence"
+    assert decision["sentence"].startswith("No evidence that synthetic images help, and they are worse than real: ")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +89,7 @@ def test_harm_needs_a_loss_against_doing_nothing(arms: dict[str, float]) -> None
 
 
 def test_the_interval_is_widened_for_two_arms_and_the_values_are_those_of_the_arms() -> None:
-    arms = {"real": 0.5, "duplicate": 1.0, "msg_gan": 1.5, "msg_sagan": 2.0}
+    arms = {"real": 0.5, "classic": 0.75, "duplicate": 1.0, "msg_gan": 1.5, "msg_sagan": 2.0}
     result = compare(predictions(arms), CLASSES, ["rare"], PARAMS)
     assert result["comparison"]["confidence"] == 0.975
     assert result["comparison"]["candidate"] == "msg_sagan"
@@ -94,7 +105,7 @@ VARIED = {"classes": {"rare": {"measures": {"ms_ssim": {"value": 0.42, "low": 0.
 
 def of_msg_sagan(quality: dict[str, Any] | None, screening: dict[str, Any] | None) -> dict[str, Any]:
     """A verdict of help, with these findings about the generator."""
-    arms = {"real": 0.9, "duplicate": 1.0, "msg_gan": 1.0, "msg_sagan": 3.0}
+    arms = {"real": 0.9, "duplicate": 1.0, "classic": 0.9, "msg_gan": 1.0, "msg_sagan": 3.0}
     result = compare(predictions(arms), CLASSES, ["rare"], PARAMS)
     return decide(
         result, PLAN, {"msg_sagan": quality or {}, "msg_gan": VARIED}, {"msg_sagan": screening, "msg_gan": None}
@@ -156,7 +167,7 @@ def test_classic_with_synthetic_images_must_beat_classic() -> None:
 
 def test_trainings_that_disagree_widen_the_interval() -> None:
     """The same mean difference, once as steady seeds and once as one that gains and one that loses."""
-    arms = {"real": 1.0, "duplicate": 1.0, "msg_gan": 1.5, "msg_sagan": 1.5}
+    arms = {"real": 1.0, "duplicate": 1.0, "classic": 1.0, "msg_gan": 1.5, "msg_sagan": 1.5}
     steady = predictions(arms)
     shaky = steady.copy()
     lucky = (shaky["seed"] == 0) & (shaky["arm"].isin(["msg_gan", "msg_sagan"])) & (shaky["label"] == "rare")
@@ -169,7 +180,7 @@ def test_trainings_that_disagree_widen_the_interval() -> None:
 
 
 def test_a_handful_of_rare_test_patients_is_not_enough_for_a_verdict() -> None:
-    arms = {"real": 0.0, "duplicate": 0.0, "msg_gan": 9.0, "msg_sagan": 9.0}
+    arms = {"real": 0.0, "duplicate": 0.0, "classic": 0.0, "msg_gan": 9.0, "msg_sagan": 9.0}
     table = predictions(arms)
     rare = table.loc[(table["label"] == "rare") & (table["split"] == "test"), "patient_id"].unique()
     found = decide(compare(table[~table["patient_id"].isin(rare[4:])], CLASSES, ["rare"], PARAMS), PLAN)
@@ -178,7 +189,7 @@ def test_a_handful_of_rare_test_patients_is_not_enough_for_a_verdict() -> None:
 
 
 def test_each_rare_class_is_judged_on_its_own_too() -> None:
-    table = predictions({"real": 0.5, "duplicate": 0.5, "msg_gan": 3.5, "msg_sagan": 3.5}, patients=600)
+    table = predictions({"real": 0.5, "duplicate": 0.5, "classic": 0.5, "msg_gan": 3.5, "msg_sagan": 3.5}, patients=600)
     # A third class, whose probability knows nothing in any arm.
     rng = np.random.default_rng(3)
     third = {f"i{k}" for k in range(600) if k % 8 == 3}
