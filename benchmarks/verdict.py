@@ -156,8 +156,8 @@ def summary(name: str, found: list[dict[str, Any]]) -> list[str]:
     return [name, *counts, *changes, f"{effect:.3f}"]
 
 
-def false_alarms(arm: Arm, control: Arm, found: list[dict[str, Any]]) -> list[str]:
-    """A line of the table of contrasts in which nothing differs: how often an interval lies above 0, how often below."""
+def false_alarms(arm: str, control: str, found: list[dict[str, Any]]) -> list[str]:
+    """A line of the table of contrasts in which nothing differs: how often an interval lies above and below 0."""
     intervals = [row["copies"]["differences"][arm][control] for row in found]
     above, below = sum(i["low"] > 0 for i in intervals), sum(i["high"] < 0 for i in intervals)
     return [f"{arm} − {control}", f"{above} of {len(found)}", f"{below} of {len(found)}"]

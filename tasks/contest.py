@@ -88,21 +88,24 @@ def decide(
 ) -> tuple[bool, str]:
     """Whether to promote the challenger, and why in one sentence. What was not measured never promotes.
 
-    `verdict` is the challenger's word; it decides where there is no champion to compare with. `incomparable` says why
-    there is none although one is registered. `planned`: whether the plan asks for any image.
+    `verdict` is the challenger's word; it decides where there is no champion. `incomparable` says why there is none to
+    compare with although one is registered: that is for a person to decide. `planned`: whether the plan asks for any
+    image.
     """
     if not planned:
         return False, "Not promoted: no class is rare, so nothing is synthesised and there is nothing to compare."
     if not _all(passed):
         closed = " ".join(gate["why"] for gate in passed.values() if not gate["passed"])
         return False, f"Not promoted: {closed or 'its gates were not measured.'}"
-    if champion is None or incomparable:
-        alone = "there is no champion"
-        if champion is not None:
-            alone = f"version {champion}, the champion, is not comparable ({incomparable})"
+    if champion is None:
         if verdict in ("helps", "no evidence"):
-            return True, f"Promoted: {alone}, the gates pass and the verdict is {verdict!r}."
-        return False, f"Not promoted: {alone}, but the verdict is {verdict or 'not measured'!r}."
+            return True, f"Promoted: there is no champion, the gates pass and the verdict is {verdict!r}."
+        return False, f"Not promoted: there is no champion, but the verdict is {verdict or 'not measured'!r}."
+    if incomparable:
+        return False, (
+            f"Not promoted: version {champion}, the champion, is not comparable ({incomparable}); if it is to be "
+            "replaced, do so with `xraysynth models promote`."
+        )
     if difference is None or difference["mean"] is None:
         return False, "Not promoted: the difference could not be measured."
     if difference["low"] is None or difference["high"] is None:

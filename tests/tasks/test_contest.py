@@ -74,16 +74,13 @@ def test_the_first_champion_must_do_no_harm(verdict: str, gates: Any, promote: b
     assert contest.decide(None, 0.0, gates, verdict, champion=None)[0] is promote
 
 
-def test_a_champion_that_cannot_take_part_gives_way_as_if_there_were_none() -> None:
+def test_a_champion_that_cannot_take_part_is_replaced_by_nobody_but_a_person() -> None:
     why_not = "it cannot make rare, which the plan asks for"
-    decision, reason = contest.decide(None, 0.0, PASSED, "no evidence", 4, why_not)
-    assert decision
-    assert "version 4, the champion, is not comparable (it cannot make rare, which the plan asks for)" in reason
-    assert not contest.decide(None, 0.0, CLOSED, "helps", 4, why_not)[0]
-    decision, reason = contest.decide(None, 0.0, PASSED, "harms", 4, why_not)
+    decision, reason = contest.decide(None, 0.0, PASSED, "helps", 4, why_not)
     assert not decision
-    assert "not comparable" in reason
-    assert "'harms'" in reason
+    assert "version 4, the champion, is not comparable (it cannot make rare, which the plan asks for)" in reason
+    assert "`xraysynth models promote`" in reason
+    assert not contest.decide(None, 0.0, CLOSED, "helps", 4, why_not)[0]
 
 
 def test_without_a_rare_class_there_is_no_contest() -> None:
@@ -206,5 +203,5 @@ def test_a_champion_that_does_not_know_a_class_is_not_compared_with(plant: Calla
     registry.promote()
     plant(true_films)
     result = run()
-    assert (result["promote"], result["difference"]) == (True, None)
+    assert (result["promote"], result["difference"]) == (False, None)
     assert "it cannot make rare, which the plan asks for" in result["reason"]
