@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from flows.services import tree
 
 TAIL = 15  # lines kept for the message of a failure
 GRACE_S = 5.0  # between asking a command to end and ending it
@@ -107,7 +108,7 @@ class Commands:
             text=True,
             encoding="utf-8",
             errors="replace",
-            start_new_session=True,  # a process group: the command's whole tree can be ended at once
+            start_new_session=True,  # a process group, by which the command's tree is known
         )
         self._running.add(process)
         watcher = _watcher(process)
@@ -115,7 +116,7 @@ class Commands:
         unchanged = False
         try:
             if self.stopped:  # while this one was starting
-                _signal(process, signal.SIGKILL)
+                _end([process])
             for line in _lines(process):
                 unchanged = unchanged or line.endswith(UNCHANGED) or UNCHANGED[1] in line
                 tail.append(line)
@@ -145,27 +146,38 @@ def _watcher(process: subprocess.Popen[str]) -> subprocess.Popen[bytes]:
 
 
 def _end(processes: list[subprocess.Popen[str]]) -> None:
+    work = _trees(processes)  # before a signal: who outlives its parent is not found any more
     try:
-        for process in processes:
-            _signal(process, signal.SIGTERM)
+        for process in work:
+            with suppress(psutil.Error):
+                process.terminate()
         until = time.monotonic() + GRACE_S
-        while time.monotonic() < until and any(_alive(process) for process in processes):
+        while time.monotonic() < until and any(_works(process) for process in work):
             time.sleep(0.1)
     finally:  # also after a second, impatient Ctrl-C
-        for process in processes:
-            _signal(process, signal.SIGKILL)
+        for process in _trees(processes).union(*(tree(process.pid) for process in work if process.is_running())):
+            with suppress(psutil.Error):
+                process.kill()
 
 
-def _alive(process: subprocess.Popen[str]) -> bool:
-    """Whether any process of the tree still works: dvc ends at once, what it started may tidy up first.
+def _trees(processes: list[subprocess.Popen[str]]) -> set[psutil.Process]:
+    """Their process groups and all below: torchrun's workers have sessions of their own."""
+    leaders = {process.pid for process in processes}
+    found: set[psutil.Process] = set()
+    for other in psutil.process_iter():
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(other.pid) in leaders:
+                found.update(tree(other.pid))
+    return found
+
+
+def _works(process: psutil.Process) -> bool:
+    """Whether it still does: dvc ends at once, what it started may tidy up first.
 
     Orphans that have ended stay as zombies where process 1 does not collect them, and do not count.
     """
-    process.poll()  # else it would stay as a zombie in its group
-    for other in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
-            if os.getpgid(other.pid) == process.pid and other.status() != psutil.STATUS_ZOMBIE:
-                return True
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 
@@ -189,8 +201,3 @@ def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
         line = ANSI.sub("", raw.rstrip().rsplit("\r", 1)[-1]).rstrip()
         if line and not line.lstrip().startswith(HINTS):
             yield line
-
-
-def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)

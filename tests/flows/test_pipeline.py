@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -25,7 +26,7 @@ from prefect.client.schemas.objects import Artifact, State, TaskRun  # isort: sk
 
 from flows.dag import Node, read_dag, threads
 from flows.pipeline import pipeline
-from flows.stage import Outcome
+from flows.stage import Commands, Outcome
 from flows.steps import run_step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -313,6 +314,34 @@ class TestTheCommandLine:
             time.sleep(0.1)
         assert slow.alive() == []
         assert (slow.project / "tidied").exists()
+
+
+def test_what_a_stage_starts_in_sessions_of_its_own_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torchrun's workers: one tidies up when it is asked to end, one will not hear of it."""
+    monkeypatch.setattr("flows.stage.GRACE_S", 1.0)
+    monkeypatch.chdir(tmp_path)
+    worker = "setsid sh -c 'trap \"%s\" TERM; echo $$ > %s; while :; do sleep 0.1; done' & "
+    script = worker % ("touch tidied; exit", "one") + worker % ("", "other") + "wait"
+    commands = Commands({})
+    thread = Thread(target=commands.run, args=(["sh", "-c", script], print))
+    thread.start()
+    files = [tmp_path / "one", tmp_path / "other"]
+    until = time.monotonic() + 60
+    while not all(file.exists() and file.read_text().strip() for file in files) and time.monotonic() < until:
+        time.sleep(0.1)
+    workers = [psutil.Process(int(file.read_text())) for file in files]
+    try:
+        commands.stop()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert [p for p in workers if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+        assert (tmp_path / "tidied").exists()
+    finally:
+        for process in workers:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @pytest.mark.parametrize(
