@@ -26,6 +26,8 @@ from tasks.store import Refused, Store
 POOL = "xraysynth"
 START_S = 180.0  # a first start makes the tables of both databases
 FLOWS_S, SERVERS_S = 9.0, 3.0  # until what was asked to end is ended; Ctrl-C takes 15 s at most
+# By default in memory: a restarted server would cancel the flow at work, or hold its slot for ever.
+LEASES = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
 EVERYWHERE = ("0.0.0.0", "::")
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -95,7 +97,7 @@ def serve() -> None:
         _deploy(env)
         for service in servers:
             _wait_for(service.health, service)
-        print(f"Prefect  {env['PREFECT_API_URL'].removesuffix('/api')}")
+        print(f"Prefect  {_without_password(env['PREFECT_API_URL']).removesuffix('/api')}")
         print(f"MLflow   {_without_password(env['MLFLOW_TRACKING_URI'])}")
         print(f"Logs are in {LOGS}. Ctrl-C stops all.", flush=True)
         while True:
@@ -116,7 +118,7 @@ def _services() -> tuple[dict[str, str], list[Service]]:
         env["PREFECT_API_URL"] = f"{PREFECT.url}/api"
         listen = ["--host", PREFECT.host, "--port", str(PREFECT.port)]
         command = [*python, "prefect", "server", "start", *listen]
-        services.append(Service("prefect", command, env, f"{env['PREFECT_API_URL']}/health"))
+        services.append(Service("prefect", command, LEASES | env, f"{env['PREFECT_API_URL']}/health"))
     if not env.get("MLFLOW_TRACKING_URI"):
         MLFLOW.check_free()
         env["MLFLOW_TRACKING_URI"] = MLFLOW.url

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 
 import flows  # noqa: F401  first: it says where Prefect keeps its things and that nothing phones home
 
+from flows.serve import LEASES  # isort: skip
 from prefect.settings import Settings  # isort: skip
 from prefect.settings.legacy import _get_settings_fields  # isort: skip
 
@@ -38,6 +40,20 @@ def test_no_secret_is_in_it() -> None:
     for match in re.finditer(r"^\s*\w*(PASSWORD|SECRET|KEY)\w*:[ \t]*([^#\n]*)", FILE.read_text(), re.MULTILINE):
         assert match[2].strip() == "" or match[2].startswith("${"), match[0]
     assert all("PASSWORD" not in str(service.get("command", "")) for service in SERVICES.values())
+
+
+def test_files_that_hold_passwords_go_into_neither_git_nor_the_image() -> None:
+    files = ["deploy/.env", ".dvc/config.local"]
+    ignored = subprocess.run(["git", "check-ignore", *files], cwd=ROOT, capture_output=True, text=True)
+    assert ignored.stdout.split() == files
+    assert set(files) <= set((ROOT / ".dockerignore").read_text().split())
+
+
+def test_who_holds_a_slot_of_a_deployment_is_on_a_volume() -> None:
+    """A new container would not know it else: a flow at work is cancelled, or its slot never free again."""
+    prefect = SERVICES["prefect"]
+    assert LEASES.items() <= prefect["environment"].items()
+    assert prefect["volumes"] == [f"prefect:{prefect['environment']['PREFECT_HOME']}"]
 
 
 def test_ports_are_open_to_this_machine_alone() -> None:
