@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,8 @@ def changes(source: Path, labels: Path | None) -> Changes:
     """Compare a source with the snapshot; names that begin with a dot are passed over.
 
     A table of labels within or outside the source is compared with the file of its name in the snapshot. Raises
-    UserError for a source that cannot be read, and for a snapshot whose list of files is not in DVC's cache.
+    UserError for a source that cannot be read, and for a snapshot whose list of files is not in DVC's cache. What
+    vanishes meanwhile is not among them.
     """
     if not source.is_dir():
         raise UserError(f"there is no folder {source}; name the one into which films are delivered")
@@ -34,25 +36,48 @@ def changes(source: Path, labels: Path | None) -> Changes:
         raise UserError(f"there is no table of labels {labels}; name it, or put labels.csv into the source")
     known = _known()
     table = labels.resolve() if labels else None
-    films = [path for path in _files(source, table) if _size(known, path) != (source / path).stat().st_size]
-    return Changes(sorted(films), labels is not None and not _same(known, labels))
+    films = []
+    with _without_names(f"{source} cannot be read", "change its rights"):
+        for path in _files(source, table):
+            with suppress(FileNotFoundError):
+                size = (source / path).stat().st_size
+                if _size(known, path) != size:
+                    films.append(path)
+        return Changes(sorted(films), labels is not None and not _same(known, labels))
 
 
 def take(source: Path, labels: Path | None, found: Changes) -> None:
-    """Copy what a source holds beyond the snapshot into `data/raw`; each file appears whole. Nothing is removed."""
+    """Copy what a source holds beyond the snapshot into `data/raw`; each file appears whole. Nothing is removed.
+
+    What has vanished from the source is left for the next time. Raises UserError where something cannot be copied.
+    """
     if source.resolve() == RAW.resolve():
         return
-    for path in found.films:
-        _copy(source / path, RAW / path)
-    if labels and found.labels and labels.resolve() != (RAW / labels.name).resolve():
-        _copy(labels, RAW / labels.name)
+    with _without_names(f"a file cannot be copied from {source} to {RAW}", "free some room, or change rights"):
+        for path in found.films:
+            with suppress(FileNotFoundError):
+                _copy(source / path, RAW / path)
+        if labels and found.labels and labels.resolve() != (RAW / labels.name).resolve():
+            _copy(labels, RAW / labels.name)
 
 
 def _copy(file: Path, target: Path) -> None:
     INCOMING.parent.mkdir(exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(file, INCOMING)
-    shutil.move(INCOMING, target)  # a rename; what DVC may have put there is a link into its cache, not to be written
+    try:
+        shutil.copyfile(file, INCOMING)
+        shutil.move(INCOMING, target)  # a rename; DVC may have put a link into its cache there, not to be written
+    finally:
+        INCOMING.unlink(missing_ok=True)  # on a full disk it would stand in the way
+
+
+@contextmanager
+def _without_names(what: str, to_do: str) -> Iterator[None]:
+    """An OSError names its file, and names of films may say whose they are: the UserError in its place does not."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what} ({error.strerror or type(error).__name__}); {to_do}") from None
 
 
 def _known() -> dict[str, Path]:
@@ -88,11 +113,12 @@ def _files(source: Path, table: Path | None) -> Iterator[str]:
     root = source.resolve()
 
     def refuse(error: OSError) -> None:
-        raise UserError(f"a folder in {source} cannot be read ({error.strerror}); change its rights")
+        if not isinstance(error, FileNotFoundError):  # it has vanished
+            raise error
 
     for folder, subfolders, names in os.walk(root, onerror=refuse):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for path in (Path(folder, name) for name in names if not name.startswith(".")):
-            target = path.resolve()
+            target = Path(os.path.realpath(path))  # which, unlike resolve(), takes a link to itself
             if target != table and target.is_relative_to(root) and target.is_file():
                 yield path.relative_to(root).as_posix()

@@ -1,5 +1,7 @@
 """What flows change of a project before a stage runs: params, snapshot of the films, and one at a time."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -136,6 +138,45 @@ class TestTheSnapshot:
             snapshot.changes(Path("nowhere"), None)
         with pytest.raises(UserError, match="there is no table of labels"):
             snapshot.changes(source, source / "other.csv")
+
+    def test_of_a_film_that_cannot_be_taken_the_name_goes_nowhere(
+        self, source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (source / "Jones").mkdir()
+        (source / "Jones/film-of-Jones.png").write_bytes(b"film")
+        Path("data/raw/Jones").write_bytes(b"in its way")
+        monkeypatch.setattr("flows.retrain._unfinished", lambda: "")
+        state = retrain(str(source), min_new_images=1, push=False, return_state=True)
+        assert state.name == "BadInput"
+        assert state.message is not None
+        assert state.message.startswith(f"a file cannot be copied from {source} to data/raw (File exists); free some")
+        assert "Jones" not in state.message + caplog.text
+        assert "1 new or changed films" in caplog.text
+
+    def test_nothing_is_left_of_a_film_for_which_there_is_no_room(
+        self, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def half_of(file: Path, target: Path) -> None:
+            target.write_bytes(file.read_bytes()[:1])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+        monkeypatch.setattr(shutil, "copyfile", half_of)
+        (source / "Jones.png").write_bytes(b"film")
+        with pytest.raises(UserError, match=r"\(No space left on device\)") as raised:
+            snapshot.take(source, None, snapshot.changes(source, None))
+        assert "Jones" not in str(raised.value)
+        assert not list(Path(".xraysynth").iterdir())
+        assert not Path("data/raw/Jones.png").exists()
+
+    def test_films_that_vanish_meanwhile_are_left_for_the_next_time(
+        self, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (source / "2.png").write_bytes(b"two")
+        (source / "itself.png").symlink_to("itself.png")
+        monkeypatch.setattr(snapshot, "_files", lambda *_, listed=snapshot._files: ["0.png", *listed(*_)])
+        assert snapshot.changes(source, source / "labels.csv") == snapshot.Changes(["2.png"], False)
+        snapshot.take(source, None, snapshot.Changes(["0.png", "2.png"], False))
+        assert Path("data/raw/2.png").read_bytes() == b"two"
 
 
 @pytest.mark.usefixtures("here")
