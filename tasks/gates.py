@@ -50,23 +50,26 @@ def memorisation(model: str, screening: Mapping[str, Any] | None, plan: Mapping[
 def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, int]) -> Gate:
     """From reports/quality/NAME.json: synthetic pairs must not be surely more alike than real pairs of the class.
 
-    It fails where the interval of the MS-SSIM of synthetic pairs lies above that of real pairs and MS_SSIM_MARGIN.
+    It fails where the interval of the MS-SSIM of synthetic pairs lies above that of real pairs and MS_SSIM_MARGIN. To
+    pass is no proof of variety: the reason is about the class that came nearest to failing.
     """
-    above, unmeasured, worst = [], [], ("", -1.0, "")
+    above, unmeasured, worst = [], [], (-2.0, "")
     for label in (label for label, count in plan.items() if count):
         found = ((quality or {}).get("classes", {}).get(label, {}).get("measures") or {}).get("ms_ssim")
         if found is None:
             unmeasured.append(label)
             continue
-        low = found["value"] if found["low"] is None else found["low"]
-        words = f"MS-SSIM of pairs of {label} {found['value']:.3f}, of real pairs {found['floor']:.3f}"
-        above += [words] * (low > found["floor"] + MS_SSIM_MARGIN)
-        worst = max(worst, (label, found["value"] - found["floor"], words), key=lambda item: item[1])
+        value, low, high, floor = (found[key] for key in ("value", "low", "high", "floor"))
+        measured = f"{value:.3f} ({low:.3f} to {high:.3f}), of real pairs {floor:.3f}"
+        words = f"MS-SSIM of pairs of {label} by {model} {measured}"
+        above += [words] * (low > floor + MS_SSIM_MARGIN)
+        worst = max(worst, (low - floor, words))
     if unmeasured:
         return _gate(False, f"The variety of the images of {_list(unmeasured)} by {model} was not measured.")
     if above:
-        return _gate(False, f"The images of {model} are less varied than real ones: {'; '.join(above)}.")
-    return _gate(True, f"The images of {model} are about as varied as real ones: {worst[2]}.")
+        all_of = "; ".join(above)
+        return _gate(False, f"{all_of}: surely above it by more than {MS_SSIM_MARGIN:g}, less varied than real ones.")
+    return _gate(True, f"{worst[1]}: not surely above it by more than {MS_SSIM_MARGIN:g}.")
 
 
 def _gate(passed: bool, why: str) -> Gate:

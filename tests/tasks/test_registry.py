@@ -131,7 +131,7 @@ def test_an_entry_says_where_it_comes_from(register: Register) -> None:
         }.items()
     )
     assert len(tags["dvc_lock"]) == 64
-    assert tags["gate_diversity"].startswith("passed: The images of msg_gan are about as varied")
+    assert tags["gate_diversity"].startswith("passed: MS-SSIM of pairs of rare by msg_gan")
     assert tags["gate_memorisation"].startswith("passed: 0.0% of the images of rare that msg_gan drew")
 
     with registry.fetched(registry.version(1)) as folder:
