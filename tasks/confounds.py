@@ -28,10 +28,17 @@ def confounds(
 ) -> dict[str, list[Any]]:
     """Warnings where class and a group nearly coincide, and the AUROC within each group of the test split.
 
-    `predictions` as in `compare`. {"warnings": [sentence], "groups": [{"by", "value", "images", "auroc": {arm: mean
-    over seeds and classes, or None where a class is missing}}]}. Groups of fewer than MIN_IMAGES are left out.
+    `predictions` as in `compare`. {"warnings": [sentence], "looked_at": [name], "not_known": [name], "groups": [{"by",
+    "value", "images", "auroc": {arm: mean over seeds and classes, or None where a class is missing}}]}. Groups of fewer
+    than MIN_IMAGES are left out. `not_known`: what is unknown, or known of too few films in both splits, or the same in
+    all that it is known of.
     """
     groups = {name: values for name in GROUPS if (values := _values(manifest, name)) is not None}
+    looked_at = [
+        name
+        for name, values in groups.items()
+        if any(_enough(values[manifest["split"] == split]) for split in ("train", "test"))
+    ]
     warnings = [
         sentence
         for split in ("train", "test")
@@ -48,7 +55,8 @@ def confounds(
             if value != UNKNOWN and count >= MIN_IMAGES:
                 found = _auroc_within(test[group_of == value], classes, arms)
                 shown.append({"by": name, "value": str(value), "images": int(count), "auroc": found})
-    return {"warnings": warnings, "groups": shown}
+    not_known = [name for name in GROUPS if name not in looked_at]
+    return {"warnings": warnings, "looked_at": looked_at, "not_known": not_known, "groups": shown}
 
 
 def cramers_v(one: np.ndarray, other: np.ndarray) -> float:
@@ -94,11 +102,15 @@ def _size(manifest: pd.DataFrame) -> pd.Series:
     )
 
 
+def _enough(values: pd.Series) -> bool:
+    return int((values != UNKNOWN).sum()) >= 2 * MIN_IMAGES
+
+
 def _warning(values: pd.Series, manifest: pd.DataFrame, name: str, split: str) -> str:
     """A sentence where class and group nearly coincide in these films, else ""."""
-    known = values[values != UNKNOWN]
-    if len(known) < 2 * MIN_IMAGES:
+    if not _enough(values):
         return ""
+    known = values[values != UNKNOWN]
     v = cramers_v(known.to_numpy(), manifest.loc[known.index, "label"].to_numpy())
     if v < NEARLY:
         return ""

@@ -228,6 +228,8 @@ def downstream(real: ImageSet, rare: list[str], rng: np.random.Generator) -> dic
         ],
         "confounds": {
             "warnings": ["Class 'rare' and view nearly coincide: 97 % of its films are AP, of the others 12 %."],
+            "looked_at": ["view", "native size"],
+            "not_known": ["source", "sex", "age group"],
             "groups": [
                 {"by": "view", "value": "PA", "images": 120, "auroc": dict.fromkeys(ARMS, 0.87)},
                 {"by": "view", "value": "AP", "images": 31, "auroc": dict.fromkeys(ARMS)},

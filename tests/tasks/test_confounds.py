@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.confounds import MIN_IMAGES, confounds, cramers_v
+from tasks.confounds import GROUPS, MIN_IMAGES, confounds, cramers_v
 
 CLASSES = ["normal", "rare"]
 
@@ -81,10 +81,20 @@ def test_a_group_with_one_class_has_no_figure_and_a_small_one_is_not_shown() -> 
 
 def test_a_manifest_that_knows_nothing_gives_nothing() -> None:
     predictions, manifest = study(1.0)
+    nothing = {"warnings": [], "looked_at": [], "not_known": list(GROUPS), "groups": []}
     bare = manifest[["image_id", "patient_id", "label", "split"]]
-    assert confounds(predictions, bare, CLASSES, ["sees_view"]) == {"warnings": [], "groups": []}
+    assert confounds(predictions, bare, CLASSES, ["sees_view"]) == nothing
     blank = manifest.assign(view="", sex="", age_decade="", rows="", columns="", source_format="")
-    assert confounds(predictions, blank, CLASSES, ["sees_view"]) == {"warnings": [], "groups": []}
+    assert confounds(predictions, blank, CLASSES, ["sees_view"]) == nothing
+
+
+def test_what_was_looked_at_is_told_from_what_nobody_knew() -> None:
+    """The source is the same for all, and the sex is known of too few films."""
+    predictions, manifest = study(0.0)
+    manifest["sex"] = ["M", "F"] * 9 + [""] * (len(manifest) - 18)
+    found = confounds(predictions, manifest, CLASSES, ["sees_view"])
+    assert found["looked_at"] == ["view", "native size", "age group"]
+    assert found["not_known"] == ["source", "sex"]
 
 
 def test_the_source_is_all_that_differs_between_archives() -> None:

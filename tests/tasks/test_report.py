@@ -142,6 +142,8 @@ def test_the_page_says_what_was_found(made: Path, shown: Parsed) -> None:
         assert f"{page.percent(screening['false_alarms'])} are called copies" in shown.text
         for pair in screening["worst"]:
             assert f"{pair['signal']} {page.number(pair['score'])}" in shown.text
+    assert "changes that would be missed more than one time in five" in shown.text
+    assert "Not looked at, as not known to differ between enough films: source, sex, age group." in shown.text
     assert ALARM in shown.text
     assert "The collapse guard raised no alarm" in shown.text
     assert curated.load(made / "curated").digest in shown.text
@@ -229,15 +231,16 @@ def test_the_curves_of_dvc_are_those_of_the_page(made: Path) -> None:
 
 
 def test_without_rare_classes_there_is_a_page(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No synthetic images, nothing to screen, no comparison, no reading of the guard."""
+    """No synthetic images, no limits to screen by, no comparison, no reading of the guard, no known confound."""
     inputs = write_results(tmp_path, params=Imbalance(rare_below=0.01))
     found: dict[str, Any] = json.loads(inputs.downstream.read_text())
     del found["comparison"]
-    found |= {"sweeps": {"ratio": [], "real_fraction": []}, "cross": [], "confounds": {"warnings": [], "groups": []}}
+    unseen = {"warnings": [], "looked_at": [], "not_known": ["view", "sex"], "groups": []}
+    found |= {"sweeps": {"ratio": [], "real_fraction": []}, "cross": [], "confounds": unseen}
     inputs.downstream.write_text(json.dumps(found))
     for folder in inputs.synthetic.values():
         facts = json.loads((folder / "dataset.json").read_text())
-        facts["screening"] |= {"false_alarms": None, "worst": []}
+        facts["screening"] |= {"false_alarms": None, "threshold": {"detail": 0.95}, "worst": []}
         (folder / "dataset.json").write_text(json.dumps(facts))
     for folder in inputs.models.values():
         pd.read_csv(folder / "history.csv", usecols=["kimg", "seconds", "loss_generator", "loss_discriminator"]).to_csv(
@@ -245,10 +248,23 @@ def test_without_rare_classes_there_is_a_page(tmp_path: Path, made: Path, monkey
         )
     assert report.run(inputs, outputs(tmp_path / "out"), PARAMS)["verdict"] == "not needed"
     text = parsed((tmp_path / "out/report.html").read_text()).text
-    assert "nothing could be screened" in text
+    assert "only images nearly equal to a train film were removed" in text
+    assert "Confounds could not be looked at. None of these was known to differ between enough films: view, sex." in text
+    assert "No class nearly coincides" not in text
     assert "too few images to be measured" in text
     assert "Which is real?" not in text
     assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+def test_where_no_confound_was_found_the_page_names_those_looked_for(tmp_path: Path, made: Path) -> None:
+    inputs = write_results(tmp_path)
+    found: dict[str, Any] = json.loads(inputs.downstream.read_text())
+    found["confounds"]["warnings"] = []
+    inputs.downstream.write_text(json.dumps(found))
+    report.run(inputs, outputs(tmp_path / "out"), PARAMS)
+    text = parsed((tmp_path / "out/report.html").read_text()).text
+    assert "No class nearly coincides with these: view, native size." in text
+    assert "Not looked at, as not known to differ between enough films: source, sex, age group." in text
 
 
 def test_missing_and_older_results_are_named(tmp_path: Path, made: Path) -> None:
