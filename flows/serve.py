@@ -4,6 +4,8 @@ Addresses come from PREFECT_SERVER_API_HOST, PREFECT_SERVER_API_PORT, MLFLOW_HOS
 PREFECT_API_URL or MLFLOW_TRACKING_URI names is used and not started. What they remember lies in the project folder.
 """
 
+import base64
+import json
 import os
 import signal
 import socket
@@ -12,19 +14,26 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from types import FrameType
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from flows.services import LOGS, Service, adopt_orphans, end, parent, reap, tree
+import psutil
+
+from flows.services import LOGS, Service, adopt_orphans, adopted, end, parent, reap, tree
 from tasks import tracking
 from tasks.errors import UserError
-from tasks.store import Refused, Store
+from tasks.store import EXPERIMENT, Refused, Store, artifacts_of
 
 POOL = "xraysynth"
 START_S = 180.0  # a first start makes the tables of both databases
+ASK_S = 3.0  # between two looks whether a flow without a worker is to be cancelled
 FLOWS_S, SERVERS_S = 9.0, 3.0  # until what was asked to end is ended; Ctrl-C takes 15 s at most
 # By default in memory: a restarted server would cancel the flow at work, or hold its slot for ever.
 LEASES = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
@@ -91,20 +100,23 @@ def serve() -> None:
             service.start()
         for service in servers:
             if service.name == "prefect":
-                _wait_for(service.health, service)
+                _wait_for(service.answers, service)
         worker.start()  # makes the work pool
-        _wait_for(f"{env['PREFECT_API_URL']}/work_pools/{POOL}", worker)
+        _wait_for(lambda: _ask(env, f"/work_pools/{POOL}"), worker)
         _deploy(env)
         for service in servers:
-            _wait_for(service.health, service)
-        print(f"Prefect  {_without_password(env['PREFECT_API_URL']).removesuffix('/api')}")
-        print(f"MLflow   {_without_password(env['MLFLOW_TRACKING_URI'])}")
+            _wait_for(service.answers, service)
+        print(addresses(env))
         print(f"Logs are in {LOGS}. Ctrl-C stops all.", flush=True)
+        asked = time.monotonic()
         while True:
             time.sleep(0.5)
             for service in services:
                 service.watch()
             reap(services)
+            if time.monotonic() - asked > ASK_S:
+                asked = time.monotonic()
+                _cancel(env, services)
     finally:
         _stop(services)
 
@@ -126,7 +138,7 @@ def _services() -> tuple[dict[str, str], list[Service]]:
         command = [*python, "mlflow", "server", *listen, "--uvicorn-opts", "--log-level warning"]
         # By environment: an address of a database may hold a password, and arguments are seen by everybody.
         database = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{tracking.DEFAULT_STORE.resolve()}"} | env
-        _prepare(database["MLFLOW_BACKEND_STORE_URI"])
+        _prepare(database["MLFLOW_BACKEND_STORE_URI"], env.get("MLFLOW_ARTIFACTS_DESTINATION"))
         services.append(Service("mlflow", command, database, f"{MLFLOW.url}/health"))
     for address in (PREFECT, MLFLOW):
         if address.host in EVERYWHERE and any(service.name == address.name.lower() for service in services):
@@ -135,19 +147,29 @@ def _services() -> tuple[dict[str, str], list[Service]]:
     return env, [*services, Service("worker", command, env)]
 
 
-def _prepare(database: str) -> None:
-    """The artifacts of an experiment that MLflow's server makes need a server ever after: here `dvc repro` makes do."""
+def _prepare(database: str, destination: str | None) -> None:
+    """The artifacts of an experiment that MLflow's server makes need a server ever after: here `dvc repro` makes do.
+
+    Not where they are to go to a `destination`, which only such an experiment knows.
+    """
+    if not database.startswith("sqlite"):
+        return
     try:
-        if database.startswith("sqlite"):
+        if not destination:
             Store(database).prepare()
+        elif (place := artifacts_of(database)) and not place.startswith("mlflow-artifacts:"):
+            why = f"the experiment {EXPERIMENT} keeps its artifacts in {place}"
+            what = "unset it or name a new MLFLOW_BACKEND_STORE_URI"
+            raise UserError(f"MLFLOW_ARTIFACTS_DESTINATION has no effect: {why}; {what}")
     except Refused as error:
         raise UserError(f"MLflow's store cannot be used ({error}); see MLFLOW_BACKEND_STORE_URI") from None
 
 
-def _wait_for(url: str, service: Service) -> None:
+def _wait_for(answers: Callable[[], object], service: Service) -> None:
     until = time.monotonic() + START_S
     while True:
-        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
+        with suppress(OSError):
+            answers()
             return
         ended = service.process is not None and service.process.poll() is not None
         if ended or time.monotonic() > until:
@@ -163,6 +185,40 @@ def _deploy(env: Mapping[str, str]) -> None:
         raise UserError(f"the deployments of prefect.yaml were not taken; {LOGS / 'deploy.log'} says why")
 
 
+def _cancel(env: Mapping[str, str], services: list[Service]) -> None:
+    """A flow whose worker was killed: the next worker cannot end what it has not started."""
+    runs: defaultdict[str, list[psutil.Process]] = defaultdict(list)
+    for process in adopted(services):
+        with suppress(psutil.Error, KeyError):
+            runs[process.environ()["PREFECT__FLOW_RUN_ID"]].append(process)
+    for run, processes in runs.items():
+        with suppress(OSError):  # where the server is down: the next time
+            if _ask(env, f"/flow_runs/{run}")["state"]["type"] != "CANCELLING":
+                continue
+            end(processes, processes, FLOWS_S)
+            # The flow says that it crashed, for it is the worker that tells it to be cancelled.
+            state = {"type": "CANCELLED", "name": "Cancelled", "message": "its worker had died; `make serve` ended it"}
+            _ask(env, f"/flow_runs/{run}/set_state", {"state": state, "force": True})
+
+
+def _ask(env: Mapping[str, str], path: str, body: Any = None) -> Any:
+    """What Prefect's server answers, asked with the credentials of its own clients. Raises OSError."""
+    url = urlsplit(env["PREFECT_API_URL"])
+    user, _, place = url.netloc.rpartition("@")
+    headers = {"Content-Type": "application/json"}
+    if key := env.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    elif who := env.get("PREFECT_API_AUTH_STRING") or unquote(user):
+        headers["Authorization"] = f"Basic {base64.b64encode(who.encode()).decode()}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url._replace(netloc=place).geturl() + path, data, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return json.loads(answer.read())
+    except (HTTPException, ValueError) as error:  # it died in the middle of its answer
+        raise OSError(str(error)) from None
+
+
 def _stop(services: list[Service]) -> None:
     """End the flows that run with their stages, so that they can still say so, then worker and servers."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -174,6 +230,12 @@ def _stop(services: list[Service]) -> None:
     end(work, [process for process in work if parent(process) in heads], FLOWS_S)
     rest = tree(os.getpid())[1:]
     end(rest, [process for process in rest if process.pid in servers], SERVERS_S)
+
+
+def addresses(env: Mapping[str, str]) -> str:
+    """Where both servers are, without the passwords that may stand in there."""
+    prefect = _without_password(env["PREFECT_API_URL"]).removesuffix("/api")
+    return f"Prefect  {prefect}\nMLflow   {_without_password(env['MLFLOW_TRACKING_URI'])}"
 
 
 def _without_password(url: str) -> str:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,10 @@ class Service:
     def pid(self) -> int:
         """0 before the start."""
         return self.process.pid if self.process else 0
+
+    def answers(self) -> None:
+        """Raises OSError where it does not answer."""
+        urllib.request.urlopen(self.health, timeout=5).close()
 
     def start(self) -> None:
         """A session of its own: the terminal's Ctrl-C reaches only this program, which ends them in order."""
@@ -92,12 +97,17 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def adopted(services: list[Service]) -> list[psutil.Process]:
+    """The processes whose parent has died."""
+    own = {service.pid for service in services}
+    return [process for process in psutil.Process().children() if process.pid not in own]
+
+
 def reap(services: list[Service]) -> None:
     """Adopted processes that have ended would stay as zombies."""
-    own = {service.pid for service in services}
-    for process in psutil.Process().children():
+    for process in adopted(services):
         with suppress(psutil.NoSuchProcess, ChildProcessError):
-            if process.pid not in own and process.status() == psutil.STATUS_ZOMBIE:
+            if process.status() == psutil.STATUS_ZOMBIE:
                 os.waitpid(process.pid, os.WNOHANG)
 
 

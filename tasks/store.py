@@ -151,6 +151,21 @@ def experiment_id(client: MlflowClient, uri: str) -> str:
     return str(client.create_experiment(EXPERIMENT, artifact_location=place))
 
 
+def artifacts_of(uri: str) -> str | None:
+    """Where the project's experiment in the SQLite store `uri` keeps its artifacts; None where there is none yet.
+
+    Raises Refused where the store cannot be read.
+    """
+    if not Path(uri.removeprefix("sqlite:///")).is_file():
+        return None
+    try:
+        _free(uri)
+        found = MlflowClient(tracking_uri=uri).get_experiment_by_name(EXPERIMENT)
+    except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
+        raise Refused(first_line(error)) from None
+    return str(found.artifact_location) if found else None
+
+
 def warn(sentence: str) -> None:
     """On standard error, as all warnings of stages."""
     print(f"warning: {sentence}", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """`make serve`: real servers, a real worker, and what happens when one of them dies in mid-flow."""
 
+import base64
 import json
 import os
 import shutil
@@ -11,12 +12,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
 import pytest
 
+from flows.serve import _ask, _prepare, addresses
 from tests.services import PATIENCE_S, end, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,6 +187,52 @@ def test_a_taken_port_is_one_sentence(serving: Serving, environment: dict[str, s
         assert done.stderr.count("\n") == 1
 
 
+def test_artifacts_that_cannot_go_elsewhere_are_one_sentence(serving: Serving, environment: dict[str, str]) -> None:
+    ports = {name: str(free_port()) for name in ("PREFECT_SERVER_API_PORT", "MLFLOW_PORT")}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.serve"],
+        cwd=serving.project,
+        env={**environment, **ports, "MLFLOW_ARTIFACTS_DESTINATION": "s3://bucket/mlflow"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: MLFLOW_ARTIFACTS_DESTINATION has no effect: the experiment xraysynth keeps")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_experiment_whose_artifacts_go_elsewhere_is_left_to_the_server(tmp_path: Path) -> None:
+    _prepare(f"sqlite:///{tmp_path / 'mlflow.db'}", "s3://bucket/mlflow")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_password_is_printed() -> None:
+    said = addresses({"PREFECT_API_URL": "http://a:secret@b:4200/api", "MLFLOW_TRACKING_URI": "http://a:secret@b:5000"})
+    assert said == "Prefect  http://b:4200\nMLflow   http://b:5000"
+
+
+@pytest.mark.parametrize("way", ["in the address", "by the variable"])
+def test_a_server_that_asks_for_a_password_gets_it(way: str) -> None:
+    heard: list[str | None] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        place = f"127.0.0.1:{server.server_port}/api"
+        if way == "in the address":
+            env = {"PREFECT_API_URL": f"http://a:s%40c@{place}"}
+        else:
+            env = {"PREFECT_API_URL": f"http://{place}", "PREFECT_API_AUTH_STRING": "a:s@c"}
+        _ask(env, "/work_pools/xraysynth")
+    assert heard == [f"Basic {base64.b64encode(b'a:s@c').decode()}"]
+
+
 def test_a_second_flow_is_not_let_in_and_a_restarted_server_costs_the_first_nothing(serving: Serving) -> None:
     run = serving.at_work()
     second = serving.trigger("retrain", source="raw")
@@ -206,6 +256,15 @@ def test_a_killed_worker_and_a_killed_stage_are_started_again(serving: Serving) 
     assert serving.state(run) == "RUNNING"
     serving.shell().kill()  # as a killer of processes does where memory runs out
     assert serving.go(run) == ["x", "x"]
+
+
+def test_a_flow_whose_worker_was_killed_can_be_cancelled(serving: Serving) -> None:
+    run = serving.at_work()
+    shell = serving.shell()
+    serving.service("worker").kill()
+    serving.api(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    until(answers(serving, run, "CANCELLED"), "the run was not cancelled", serving)
+    assert not shell.is_running()
 
 
 def test_ctrl_c_stops_all_with_a_flow_at_work(serving: Serving) -> None:
