@@ -233,12 +233,12 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Entry point: bad input gives one sentence and exit code 2, never a traceback."""
+    """Entry point: bad input gives one sentence and its exit code (see `tasks.errors`), never a traceback."""
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except OSError as error:
         place = f" {os.fspath(error.filename)}" if error.filename else ""
         print(f"error: {error.strerror or error}:{place}", file=sys.stderr)

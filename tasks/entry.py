@@ -87,12 +87,13 @@ def best() -> str:
 def _tags(name: str, weights: str, passed: dict[str, Gate]) -> dict[str, str]:
     revision, _, dirty = provenance.git_revision(CODE).partition(",")
     verdict, data = provenance.read_report(places.VERDICT), curated.load(places.CURATED).digest
+    archive = Path(params.load().ingest.source).resolve() == places.RAW.resolve()  # DVC has no digest of another
     of_this = GENERATOR_OF.get(verdict.get("candidate", ""), name) == name
     facts = {
         "model": name,
         "weights": weights,
         "data_digest": data,
-        "raw_digest": provenance.raw_digest(places.RAW_DVC),
+        "raw_digest": provenance.raw_digest(places.RAW_DVC) if archive else "",
         "git_revision": revision,
         "git_dirty": str(bool(dirty)).lower(),
         "dvc_lock": str(provenance.locked(places.DVC_LOCK, own_stage="").get("digest", "")),

@@ -44,11 +44,14 @@ def list_versions(as_json: Annotated[bool, typer.Option("--json", help="All that
 @app.command()
 def promote(
     version: Annotated[int | None, typer.Argument(min=1, help="[default: the challenger]")] = None,
+    instead_of: Annotated[
+        int | None, typer.Option(min=0, metavar="VERSION", help="Only if this is still champion; 0: if there is none.")
+    ] = None,
 ) -> None:
     """Make a version the champion; the old champion is kept as previous."""
     from tasks import registry
 
-    print(registry.promote(version))
+    print(registry.promote(version, instead_of))
 
 
 @app.command()

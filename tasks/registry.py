@@ -16,12 +16,13 @@ import mlflow
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from model.storage import WEIGHTS
 from tasks import synthesize, tracking
-from tasks.errors import UserError
+from tasks.errors import Unavailable, UserError
 from tasks.places import ALIASES, CHALLENGER, CHAMPION, PREVIOUS
-from tasks.store import defaults
+from tasks.store import REFUSED, defaults
 
 NAME = "xraysynth"
 # Of MLflow's own values a bar a file is noise in a log, and a dead server takes minutes.
@@ -42,15 +43,19 @@ class Version:
 
 @contextmanager
 def store() -> Iterator[MlflowClient]:
-    """A client of the store, also the one that MLflow's own functions use. Its errors become a sentence."""
+    """A client of the store, also the one that MLflow's own functions use. Its errors become a sentence.
+
+    Raises Unavailable where it cannot be reached, UserError where it answers and refuses.
+    """
     uri = tracking.store_uri()
     try:
         with defaults(CALMER | {"MLFLOW_TRACKING_URI": uri}):  # which the next line sets too, and would leave behind
             mlflow.set_tracking_uri(uri)
             yield MlflowClient(tracking_uri=uri)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         reason = CREDENTIALS.sub("//", str(error).splitlines()[0])[:200]
-        raise UserError(f"MLflow's registry cannot be used ({reason}); see MLFLOW_TRACKING_URI") from None
+        kind = UserError if getattr(error, "error_code", "") in REFUSED else Unavailable
+        raise kind(f"MLflow's registry cannot be used ({reason}); see MLFLOW_TRACKING_URI") from None
 
 
 def versions() -> list[Version]:
@@ -116,15 +121,23 @@ def generator(alias: str) -> Iterator[Path]:
         yield folder / GENERATOR
 
 
-def promote(number: int | None = None) -> str:
+def promote(number: int | None = None, instead_of: int | None = None) -> str:
     """Make a version the champion, by default the challenger; the old champion becomes `previous`. What was done.
 
-    The version is read and checked before any alias moves, and at no moment is there no champion.
+    The version is read and checked before any alias moves, and at no moment is there no champion. `instead_of`: the
+    version that it was compared with, 0 for none. Raises UserError where another one is champion by now.
     """
     new = challenger() if number is None else version(number)
-    old = holder(CHAMPION)
     with fetched(new) as folder:
         synthesize.load(folder / GENERATOR)
+    old = holder(CHAMPION)
+    now = old.number if old else 0
+    if instead_of is not None and now not in (instead_of, new.number):
+        raise UserError(
+            f"version {new.number} was compared with {f'version {instead_of}' if instead_of else 'no champion'}, but "
+            f"{f'version {now} is champion' if now else 'there is no champion'} by now; compare again: "
+            "`xraysynth models contest`"
+        )
     with store() as client:
         if old is not None and old.number != new.number:
             client.set_registered_model_alias(NAME, PREVIOUS, str(old.number))

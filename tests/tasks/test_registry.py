@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from model.sampling import sample
 from model.storage import WEIGHTS
 from tasks import cli, curated, entry, places, registry, synthesize
-from tasks.errors import UserError
+from tasks.errors import Unavailable, UserError
 from tasks.places import CHALLENGER, CHAMPION, PREVIOUS
 from tests.tasks import projects
 
@@ -101,6 +101,25 @@ def test_a_promotion_that_was_cut_off_is_ended_by_the_same_command(register: Reg
     assert held() == {CHAMPION: 2, PREVIOUS: 1}
 
 
+def test_a_champion_that_was_not_compared_with_is_not_replaced(register: Register) -> None:
+    register(1)
+    assert "version 1 was compared with version 7, but there is no" in run("models", "promote", "--instead-of", "7")
+    run("models", "promote", "--instead-of", "0")
+    register(2)
+    register(3)
+    run("models", "promote", "2")
+    before = held()
+    said = run("models", "promote", "3", "--instead-of", "1")
+    assert said == (
+        "error: version 3 was compared with version 1, but version 2 is champion by now; compare again: "
+        "`xraysynth models contest`"
+    )
+    assert "was compared with no champion, but version 2" in run("models", "promote", "3", "--instead-of", "0")
+    assert held() == before
+    run("models", "promote", "3", "--instead-of", "2")
+    assert run("models", "promote", "3", "--instead-of", "2") == "version 3 is the champion already\n"
+
+
 @pytest.mark.parametrize("move", ["promote", "rollback"])
 def test_weights_that_were_changed_in_the_store_never_become_champion(move: str, register: Register) -> None:
     register(1)
@@ -151,6 +170,7 @@ def test_an_entry_holds_no_pickle_no_film_and_no_place_of_this_machine(
     projects.write_versioned(source="/hospital/archive of Jones")
     monkeypatch.setenv("TMPDIR", "/tmp")
     folder = stored(register(1))
+    assert registry.version(1).tags["raw_digest"] == ""  # data/raw.dvc is about other films
     images = {image.tobytes() for image in curated.load(places.CURATED).images}
     patients = set(curated.load(places.CURATED).manifest["patient_id"])
     files = [file for file in folder.rglob("*") if file.is_file()]
@@ -230,8 +250,12 @@ def test_files_lie_beside_the_database_wherever_the_process_runs(
     assert not (tmp_path / "mlruns").exists()
 
 
-@pytest.mark.parametrize("uri", ["nonsense://nowhere", "http://me:secret@127.0.0.1:1"])
-def test_a_store_that_cannot_be_used_is_one_sentence(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("uri", "error"), [("nonsense://nowhere", UserError), ("http://me:secret@127.0.0.1:1", Unavailable)]
+)
+def test_a_store_that_cannot_be_used_is_one_sentence(
+    uri: str, error: type[UserError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -239,3 +263,6 @@ def test_a_store_that_cannot_be_used_is_one_sentence(uri: str, tmp_path: Path, m
     assert said.startswith("error: MLflow's registry cannot be used")
     assert "secret" not in said
     assert "\n" not in said
+    with pytest.raises(UserError) as raised:
+        registry.versions()
+    assert raised.type is error
