@@ -17,11 +17,15 @@ from flows.artifacts import plain, where_to_read_on
 from flows.pipeline import Slots, pipeline
 from flows.stage import Commands, dvc
 from flows.steps import BAD_INPUT, run_step
-from tasks.errors import UserError
+from tasks.errors import Unavailable, UserError
 from tasks.labels import needs_table
 from tasks.params import PARAMS_FILE, load
 from tasks.places import CHALLENGER, CONTEST, DRIFT, RAW, RAW_DVC, VERDICT
 from tasks.provenance import raw_digest, read_report
+
+PUSH_FAILED = "`dvc push` failed: run it again by hand, or let the next run do it."
+PUSH_OWED = Path(".xraysynth/push-owed")  # there from before data changes until a push has succeeded
+NOTHING_TO_REGISTER = Path(".xraysynth/nothing-to-register")  # the snapshot of which the verdict names no generator
 
 
 class StepFailed(Exception):
@@ -34,7 +38,7 @@ class StepFailed(Exception):
 
 @flow
 def retrain(
-    source: str = str(RAW),
+    source: str | None = None,
     labels: str | None = None,
     min_new_images: Annotated[int, Field(ge=1)] = 50,
     margin: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -48,8 +52,9 @@ def retrain(
 
     Args:
         source: the folder into which films are delivered, on the worker's machine. What is new there is copied into
-            data/raw, of which DVC keeps the snapshots; nothing is removed from either.
-        labels: the table of labels; empty takes the file in the source of the name that params.yaml gives it.
+            data/raw, of which DVC keeps the snapshots; nothing is removed from either. Empty takes what params.yaml
+            says (ingest.source), which is data/raw once a run has taken a snapshot.
+        labels: the table of labels; empty takes what params.yaml says, or the file of that name in a source named here.
         min_new_images: with fewer new or changed films nothing is trained, unless an earlier attempt is unfinished.
         margin: the challenger is promoted only if the whole interval of its advantage in the area under the
             precision-recall curve of the rare classes lies above this.
@@ -63,7 +68,7 @@ def retrain(
     try:
         with project.held_alone():
             project.set_params(None, None, overrides or ())
-            folder, table = Path(source), _table(Path(source), labels)
+            folder, table = _delivered(source, labels)
             found = snapshot.changes(folder, table)
             unfinished = _unfinished()
             get_run_logger().info(
@@ -71,7 +76,10 @@ def retrain(
             )
             if len(found.films) < min_new_images and not unfinished:
                 more = ", and other labels" if found.labels else ""
-                return Completed(message=f"skipped: {len(found.films)} new{more}; {min_new_images} are asked for")
+                skipped = f"skipped: {len(found.films)} new{more}; {min_new_images} are asked for"
+                return _with_what_is_owed(skipped, push, commands)
+            if push:
+                PUSH_OWED.touch()
             take(folder, table, found)
             _step("dvc add", dvc("--wait-for-lock", "add", "--quiet", str(RAW)), commands)
             here = str(RAW / table.name) if table else None
@@ -81,7 +89,7 @@ def retrain(
             commands = Commands({"XRAYSYNTH_PIPELINE_ID": str(state.state_details.flow_run_id)})
             return _judged(commands, len(found.films), margin, seeds, push)
     except (UserError, DvcException) as error:
-        return Failed(message=str(error), name=BAD_INPUT)
+        return Failed(message=str(error), name="Failed" if isinstance(error, Unavailable) else BAD_INPUT)
     except StepFailed as error:
         return Failed(message=f"{error}; the next run goes on from here", name=error.name)
     except BaseException:
@@ -95,22 +103,45 @@ def take(source: Path, labels: Path | None, found: snapshot.Changes) -> None:
     snapshot.take(source, labels, found)
 
 
-def _table(source: Path, labels: str | None) -> Path | None:
-    """The table of labels; None for a format that needs none."""
+def _delivered(source: str | None, labels: str | None) -> tuple[Path, Path | None]:
+    """The folder of films and the table of labels, None for a format that needs none.
+
+    Raises UserError where params.yaml names another folder than `data/raw`, and films that are there would come in.
+    """
     ingest = load(PARAMS_FILE).ingest
+    used = Path(ingest.source)
+    folder, table = Path(source) if source else used, None
     if labels:
-        return Path(labels)
-    return source / Path(ingest.labels).name if needs_table(ingest.label_format) else None
+        table = Path(labels)
+    elif needs_table(ingest.label_format):
+        table = folder / Path(ingest.labels).name if source else Path(ingest.labels)
+    if used.resolve() != RAW.resolve():
+        if snapshot.others(used if folder.resolve() == RAW.resolve() else folder, table):
+            raise UserError(
+                f"params.yaml takes films from {used}, and {RAW} holds others, which would be mixed in; `dvc remove "
+                f"{RAW_DVC}`, empty {RAW} and name the folder of films as the flow's source, or, if those others are "
+                f"meant, set ingest.source to {RAW}"
+            )
+        if not source:
+            get_run_logger().warning(
+                "The films are copied to %s, which params.yaml names from then on (ingest.source): for what is "
+                "delivered later name the folder as the flow's source",
+                RAW,
+            )
+    return folder, table
 
 
 def _unfinished() -> str:
     """Why the last attempt is to be finished first; "" where the newest version is of this snapshot and was judged."""
     from tasks import registry  # MLflow is slow to import
 
-    if not raw_digest(RAW_DVC):
+    digest = raw_digest(RAW_DVC)
+    if not digest:
         return ""  # all films are new
+    if NOTHING_TO_REGISTER.is_file() and NOTHING_TO_REGISTER.read_text(encoding="utf-8") == digest:
+        return ""
     newest = next(iter(registry.versions()), None)
-    if newest is None or newest.tags.get("raw_digest") != raw_digest(RAW_DVC):
+    if newest is None or newest.tags.get("raw_digest") != digest:
         return "the snapshot has not been learnt from yet"
     contest = read_report(CONTEST)
     if contest.get("challenger") != newest.number:
@@ -120,26 +151,46 @@ def _unfinished() -> str:
 
 
 def _judged(commands: Commands, new: int, margin: float, seeds: int, push: bool) -> State[Any]:
-    """Register, compare, decide, tell."""
-    _step("register", ["xraysynth", "models", "register", "best"], commands)
+    """Register, compare, decide, tell. Where the verdict is about no generator there is only something to tell."""
+    verdict, contest = read_report(VERDICT), None
     _step("drift", ["xraysynth", "models", "drift"], commands)
-    contest_command = ["xraysynth", "models", "contest", "--margin", f"{margin:g}", "--seeds", str(seeds)]
-    _step("contest", contest_command, commands)
-    contest = json.loads(CONTEST.read_text(encoding="utf-8"))
-    version = contest["challenger"]
-    if contest["promote"]:
-        _step("promote", ["xraysynth", "models", "promote", str(version)], commands)
-    pushed = "not asked for"
-    if push:
-        state = run_step("push", dvc("push"), commands, return_state=True)
-        pushed = "done" if state.is_completed() else "failed"
-    decision = f"version {version} was promoted" if contest["promote"] else f"version {version} was not promoted"
-    text = story(new, read_report(DRIFT), read_report(VERDICT), contest, decision, pushed)
+    if "candidate" in verdict:
+        _step("register", ["xraysynth", "models", "register", "best"], commands)
+        contest_command = ["xraysynth", "models", "contest", "--margin", f"{margin:g}", "--seeds", str(seeds)]
+        _step("contest", contest_command, commands)
+        contest = json.loads(CONTEST.read_text(encoding="utf-8"))
+        version, reason = contest["challenger"], contest["reason"]
+        decision = f"version {version} was promoted" if contest["promote"] else f"version {version} was not promoted"
+        if contest["promote"]:
+            instead = ["--instead-of", str(contest["champion"] or 0)]
+            _step("promote", ["xraysynth", "models", "promote", str(version), *instead], commands)
+    else:
+        decision, reason = "nothing was registered", verdict.get("sentence", "There is no verdict.")
+        NOTHING_TO_REGISTER.write_text(raw_digest(RAW_DVC), encoding="utf-8")
+    pushed = _push(commands) if push else "not asked for"
+    text = story(new, read_report(DRIFT), verdict, contest, decision, pushed)
     create_markdown_artifact(text, key="retrain", description=f"{plain(decision)}.")
-    message = f"{decision}: {contest['reason']}"
+    message = f"{decision}: {reason}"
     if pushed == "failed":
-        return Failed(message=f"{message} But `dvc push` failed: run it again by hand, or let the next run do it.")
+        return Failed(message=f"{message} But {PUSH_FAILED}")
     return Completed(message=message)
+
+
+def _with_what_is_owed(skipped: str, push: bool, commands: Commands) -> State[Any]:
+    """A run with nothing to learn from still pushes what an earlier one could not."""
+    if not (push and PUSH_OWED.is_file()):
+        return Completed(message=skipped)
+    if _push(commands) == "failed":
+        return Failed(message=f"{skipped}. But {PUSH_FAILED}")
+    return Completed(message=f"{skipped}. What an earlier run had not pushed now is.")
+
+
+def _push(commands: Commands) -> str:
+    """Push data and models; how it ended, as a word for the story."""
+    if not run_step("push", dvc("push"), commands, return_state=True).is_completed():
+        return "failed"
+    PUSH_OWED.unlink(missing_ok=True)
+    return "done"
 
 
 def _step(name: str, command: list[str], commands: Commands) -> None:
@@ -149,30 +200,23 @@ def _step(name: str, command: list[str], commands: Commands) -> None:
 
 
 def story(
-    new: int, drift: dict[str, Any], verdict: dict[str, Any], contest: dict[str, Any], decision: str, pushed: str
+    new: int,
+    drift: dict[str, Any],
+    verdict: dict[str, Any],
+    contest: dict[str, Any] | None,
+    decision: str,
+    pushed: str,
 ) -> str:
-    """What happened, in markdown; every word that may come from the data is escaped."""
-    champion = contest["champion"]
-    opponent = f"the champion, version {champion}" if champion is not None else "no champion"
-    difference = contest["difference"]
-    numbers = "no interval"
-    if difference is not None:
-        ends = (difference[key] for key in ("mean", "low", "high"))
-        mean, low, high = ("–" if value is None else f"{value:+.3f}" for value in ends)
-        numbers = f"{plain(contest['measure'])} {mean} (interval {low} to {high}, margin {contest['margin']:g})"
-    gates = [
-        f"| {plain(name)} | {'passed' if gate['passed'] else '**not passed**'} | {plain(gate['sentence'])} |"
-        for name, gate in contest["gates"].items()
-    ]
-    rollback = (
-        "`xraysynth models rollback` brings the champion before it back."
-        if champion is not None
-        else ("There is no champion before it to go back to.")
-    )
+    """What happened, in markdown; every word that may come from the data is escaped. `contest`: None without one."""
+    now = "The champion stays; nothing is to be done."
+    if contest and contest["promote"] and contest["champion"] is None:
+        now = "There is no champion before it to go back to."
+    elif contest and contest["promote"]:
+        now = "`xraysynth models rollback` brings the champion before it back."
     lines = [
         f"# {plain(decision[0].upper() + decision[1:])}",
         "",
-        plain(contest["reason"]),
+        plain(contest["reason"]) if contest else "The verdict is about no generator, so there is none to compare.",
         "",
         "## New films",
         "",
@@ -187,6 +231,32 @@ def story(
         "",
         plain(verdict.get("sentence", "No verdict.")),
         "",
+        *(_comparison(contest) if contest else ()),
+        "## And now",
+        "",
+        f"- {now}",
+        "- `xraysynth models list` shows all versions.",
+        f"- data and models to the DVC remote: {pushed}",
+        where_to_read_on(),
+    ]
+    return "\n".join(lines)
+
+
+def _comparison(contest: dict[str, Any]) -> list[str]:
+    """Of the story, what is about two generators."""
+    champion = contest["champion"]
+    opponent = f"the champion, version {champion}" if champion is not None else "no champion"
+    difference = contest["difference"]
+    numbers = "no interval"
+    if difference is not None:
+        ends = (difference[key] for key in ("mean", "low", "high"))
+        mean, low, high = ("–" if value is None else f"{value:+.3f}" for value in ends)
+        numbers = f"{plain(contest['measure'])} {mean} (interval {low} to {high}, margin {contest['margin']:g})"
+    gates = [
+        f"| {plain(name)} | {'passed' if gate['passed'] else '**not passed**'} | {plain(gate['sentence'])} |"
+        for name, gate in contest["gates"].items()
+    ]
+    return [
         f"## Challenger {contest['challenger']} against {opponent}",
         "",
         f"On the same current test split: {numbers}.",
@@ -195,11 +265,4 @@ def story(
         "|---|---|---|",
         *gates,
         "",
-        "## And now",
-        "",
-        f"- {rollback if contest['promote'] else 'The champion stays; nothing is to be done.'}",
-        "- `xraysynth models list` shows all versions.",
-        f"- data and models to the DVC remote: {pushed}",
-        where_to_read_on(),
     ]
-    return "\n".join(lines)

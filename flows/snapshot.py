@@ -46,15 +46,22 @@ def changes(source: Path, labels: Path | None) -> Changes:
         return Changes(sorted(films), labels is not None and not _same(known, labels))
 
 
+def others(source: Path, labels: Path | None) -> bool:
+    """Whether `data/raw` holds films that the source does not. Raises UserError as `changes` does."""
+    table = {labels.name} if labels else set()
+    with _without_names(f"{RAW} cannot be read", "change its rights"):
+        here = {*_known(), *(_files(RAW, None) if RAW.is_dir() else ())} - table
+        return any(not (source / path).is_file() for path in here)
+
+
 def take(source: Path, labels: Path | None, found: Changes) -> None:
     """Copy what a source holds beyond the snapshot into `data/raw`; each file appears whole. Nothing is removed.
 
     What has vanished from the source is left for the next time. Raises UserError where something cannot be copied.
     """
-    if source.resolve() == RAW.resolve():
-        return
+    films = found.films if source.resolve() != RAW.resolve() else []
     with _without_names(f"a file cannot be copied from {source} to {RAW}", "free some room, or change rights"):
-        for path in found.films:
+        for path in films:
             with suppress(FileNotFoundError):
                 _copy(source / path, RAW / path)
         if labels and found.labels and labels.resolve() != (RAW / labels.name).resolve():

@@ -1,11 +1,13 @@
 """What flows change of a project before a stage runs: params, snapshot of the films, and one at a time."""
 
+import dataclasses
 import errno
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,16 @@ import yaml
 
 import flows  # noqa: F401
 
+from prefect.client.schemas.objects import State  # isort: skip
+from prefect.states import Completed, Failed  # isort: skip
+
 from flows import project, snapshot  # isort: skip
 from flows.pipeline import pipeline
 from flows.retrain import retrain, story
-from tasks.errors import UserError
-from tasks.places import RAW_DVC
+from flows.stage import Commands
+from tasks import curated, registry
+from tasks.errors import Unavailable, UserError
+from tasks.places import CONTEST, RAW_DVC, VERDICT
 from tasks.provenance import raw_digest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,6 +184,196 @@ class TestTheSnapshot:
         assert snapshot.changes(source, source / "labels.csv") == snapshot.Changes(["2.png"], False)
         snapshot.take(source, None, snapshot.Changes(["0.png", "2.png"], False))
         assert Path("data/raw/2.png").read_bytes() == b"two"
+
+
+class TestTheFilmsOfTheProject:
+    """What retrain learns from where params.yaml and its own form name folders."""
+
+    @pytest.fixture
+    def films(self, make_project: Callable[..., Path], tmp_path: Path) -> Path:
+        """A project that takes its films from elsewhere, and that folder."""
+        project = make_project()
+        (tmp_path / "films").mkdir()
+        (tmp_path / "films/1.png").write_bytes(b"one")
+        (tmp_path / "table.csv").write_text("path,label\n")
+        ingest = {"source": str(tmp_path / "films"), "labels": str(tmp_path / "table.csv")}
+        (project / "params.yaml").write_text(yaml.safe_dump({"ingest": ingest}))
+        return tmp_path / "films"
+
+    @pytest.mark.parametrize("named", ["nothing", "the films", "data/raw"])
+    def test_others_in_data_raw_are_not_mixed_in(
+        self, films: Path, named: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        Path("data/raw").mkdir(parents=True)
+        Path("data/raw/simulated.png").write_bytes(b"simulated")
+        before = Path("params.yaml").read_bytes()
+        source = {"nothing": None, "the films": str(films), "data/raw": "data/raw"}[named]
+        state = retrain(source, str(films.with_name("table.csv")), min_new_images=1, push=False, return_state=True)
+        assert state.name == "BadInput"
+        assert f"params.yaml takes films from {films}, and data/raw holds others" in str(state.message)
+        assert Path("params.yaml").read_bytes() == before
+        assert [file.name for file in Path("data/raw").iterdir()] == ["simulated.png"]
+
+    def test_are_where_params_say(self, films: Path, house: "House") -> None:
+        assert retrain(min_new_images=1, push=False, return_state=True).is_completed()
+        assert Path("data/raw/1.png").read_bytes() == b"one"
+        assert house.piped == [("data/raw", "data/raw/table.csv")]
+
+    def test_a_copy_that_was_cut_off_is_gone_on_with(self, films: Path, house: "House") -> None:
+        (films / "2.png").write_bytes(b"two")
+        snapshot.take(films, None, snapshot.Changes(["2.png"], False))
+        assert retrain(min_new_images=1, push=False, return_state=True).is_completed()
+        assert {file.name for file in Path("data/raw").iterdir()} == {"1.png", "2.png", "table.csv"}
+
+    def test_a_table_that_lies_elsewhere_comes_to_those_in_data_raw(self, films: Path, house: "House") -> None:
+        shutil.copytree(films, "data/raw")
+        project.set_params("data/raw", str(films.with_name("table.csv")), ())
+        assert retrain(min_new_images=1, push=False, return_state=True).is_completed()
+        assert Path("data/raw/table.csv").is_file()
+
+
+class House:
+    """In place of what takes long: the pipeline, and the commands of retrain but for `dvc add`."""
+
+    def __init__(self) -> None:
+        self.piped: list[tuple[str, str]] = []
+        self.steps: list[list[str]] = []
+        self.fails = ""  # the step that does
+        self.contest: dict[str, object] = {"champion": 1, "promote": True, "reason": "Better.", "margin": 0.0}
+        self.versions: list[registry.Version] = []
+        self.stories: list[str] = []
+
+    def pipeline(self, source: str, labels: str, **_: object) -> State[None]:
+        self.piped.append((source, labels))
+        project.set_params(source, labels, ())
+        return Completed()
+
+    def run_step(self, name: str, command: list[str], *_: object, **__: object) -> State[None]:
+        self.steps.append(command)
+        if name == self.fails:
+            return Failed(message=f"{name}: error: it failed")
+        if name == "dvc add":
+            subprocess.run(command, check=True)
+        elif name == "register":
+            number, tags = len(self.versions) + 2, {"raw_digest": raw_digest(RAW_DVC)}
+            self.versions.insert(0, registry.Version(number, ("challenger",), datetime.now(UTC), tags))
+        elif name == "contest":
+            new = {"challenger": self.versions[0].number, "measure": "rare_auprc", "difference": None, "gates": {}}
+            curated.write_json(CONTEST, self.contest | new)
+        elif name == "promote":
+            self.versions[0] = dataclasses.replace(self.versions[0], aliases=("champion",))
+        return Completed()
+
+    def did(self) -> list[str]:
+        """The steps since the last call, in short."""
+        known = ("add", "register", "drift", "contest", "promote", "push")
+        steps, self.steps = self.steps, []
+        return [next(word for word in known if word in step) for step in steps]
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> House:
+    house = House()
+    for name in ("pipeline", "run_step"):
+        monkeypatch.setattr(f"flows.retrain.{name}", getattr(house, name))
+    monkeypatch.setattr("flows.retrain.create_markdown_artifact", lambda text, **_: house.stories.append(text))
+    monkeypatch.setattr(registry, "versions", lambda: house.versions)
+    return house
+
+
+class TestARun:
+    """What retrain does and in which order; House stands for the pipeline and the commands."""
+
+    @pytest.fixture(autouse=True)
+    def delivered(self, make_project: Callable[..., Path]) -> None:
+        make_project()
+        Path("data/raw").mkdir(parents=True)
+        Path("data/raw/1.png").write_bytes(b"one")
+        Path("data/raw/labels.csv").write_text("path,label\n")
+        Path("params.yaml").write_text("ingest: {source: data/raw, labels: data/raw/labels.csv}\n")
+
+    def says(self, verdict: dict[str, str]) -> None:
+        Path("reports").mkdir(exist_ok=True)
+        curated.write_json(VERDICT, verdict)
+
+    def test_promotes_against_the_version_that_was_compared_with_and_pushes(self, house: House) -> None:
+        self.says({"verdict": "helps", "sentence": "Yes.", "candidate": "msg_gan"})
+        state = retrain(min_new_images=1, return_state=True)
+        assert state.message == "version 2 was promoted: Better."
+        assert ["xraysynth", "models", "promote", "2", "--instead-of", "1"] in house.steps
+        assert house.did() == ["add", "drift", "register", "contest", "promote", "push"]
+        assert str(retrain(min_new_images=1, return_state=True).message).startswith("skipped: 0 new")
+        assert house.did() == []
+
+    def test_promotes_the_first_only_while_there_is_no_champion(self, house: House) -> None:
+        self.says({"verdict": "helps", "sentence": "Yes.", "candidate": "msg_gan"})
+        house.contest["champion"] = None
+        assert retrain(min_new_images=1, return_state=True).is_completed()
+        assert ["xraysynth", "models", "promote", "2", "--instead-of", "0"] in house.steps
+
+    def test_where_no_class_is_rare_registers_nothing_says_so_and_is_done(self, house: House) -> None:
+        self.says({"verdict": "not needed", "sentence": "No class is rare enough."})
+        state = retrain(min_new_images=1, return_state=True)
+        assert state.is_completed()
+        assert state.message == "nothing was registered: No class is rare enough."
+        assert house.did() == ["add", "drift", "push"]
+        (story,) = house.stories
+        assert story.startswith("# Nothing was registered\n")
+        assert "No class is rare enough" in story
+        assert "Challenger" not in story
+        assert str(retrain(min_new_images=1, return_state=True).message).startswith("skipped: 0 new")
+        assert house.did() == []
+        Path("data/raw/2.png").write_bytes(b"two")
+        self.says({"verdict": "helps", "sentence": "Yes.", "candidate": "msg_gan"})
+        assert retrain(min_new_images=1, return_state=True).message == "version 2 was promoted: Better."
+
+    @pytest.mark.parametrize("candidate", [{"candidate": "msg_gan"}, {}])
+    def test_that_could_not_push_leaves_that_alone_to_the_next(self, house: House, candidate: dict[str, str]) -> None:
+        self.says({"verdict": "no evidence", "sentence": "No.", **candidate})
+        house.fails = "push"
+        state = retrain(min_new_images=1, return_state=True)
+        assert state.is_failed()
+        assert str(state.message).endswith("But `dvc push` failed: run it again by hand, or let the next run do it.")
+        house.did()
+        assert str(retrain(min_new_images=1, push=False, return_state=True).message).startswith("skipped: 0 new")
+        assert retrain(min_new_images=1, return_state=True).is_failed()
+        house.fails = ""
+        assert house.did() == ["push"]
+        state = retrain(min_new_images=1, return_state=True)
+        assert state.is_completed()
+        assert state.message == "skipped: 0 new; 1 are asked for. What an earlier run had not pushed now is."
+        assert house.did() == ["push"]
+        retrain(min_new_images=1, return_state=True)
+        assert house.did() == []
+
+    def test_that_ended_before_its_push_owes_it(self, house: House) -> None:
+        self.says({"verdict": "helps", "sentence": "Yes.", "candidate": "msg_gan"})
+        house.fails = "promote"
+        assert retrain(min_new_images=1, return_state=True).is_failed()
+        house.fails = ""
+        registry.versions()[0] = dataclasses.replace(registry.versions()[0], aliases=("champion",))  # by hand
+        house.did()
+        assert retrain(min_new_images=1, return_state=True).is_completed()
+        assert house.did() == ["push"]
+
+    def test_meets_a_registry_that_is_away(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.says({"verdict": "not needed", "sentence": "No."})
+        subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", "data/raw"], check=True)
+
+        def away() -> None:
+            raise Unavailable("MLflow's registry cannot be used")
+
+        monkeypatch.setattr(registry, "versions", away)
+        assert retrain(min_new_images=1, return_state=True).name == "Failed"  # not BadInput: it may pass
+
+
+def test_a_command_whose_registry_is_away_is_worth_retrying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for uri, may_pass in (("http://127.0.0.1:1", True), ("nonsense://nowhere", False)):
+        commands = Commands({"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"})
+        outcome = commands.run(["xraysynth", "models", "promote"], lambda _: None)
+        assert outcome.reason.startswith("error: MLflow's registry cannot be used")
+        assert outcome.worth_retrying == may_pass
 
 
 @pytest.mark.usefixtures("here")
