@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks import curated, imbalance, plots
+from tasks import curated, imbalance, plots, quality
 from tasks.curated import ImageSet
 from tasks.params import Imbalance
 from tasks.report import Inputs
@@ -141,6 +141,7 @@ def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str
     return {
         "model": name,
         "ms_ssim_scales": 3,
+        "intervals": quality.INTERVALS.format(repeats=10),
         "extractors": {"frechet_xray": "An encoder learnt from the train split.", "inception": "Not used: no weights."},
         "classes": {
             label: {"images": entry, "measures": {m: found(*facts) for m, facts in measures.items()}}

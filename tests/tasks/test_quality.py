@@ -75,11 +75,13 @@ def test_each_measure_orders_real_mild_and_bad(
 
 
 def test_one_good_image_repeated_is_caught_by_ms_ssim_and_coverage(real: np.ndarray, network: Encoder) -> None:
-    """The Fréchet distance sees it too, but not that it is that: noise may have more of it."""
+    """The Fréchet distance rises too, to thirty floors, but does not say why: noise has more of it, here."""
     one = values(real, np.repeat(films(1, seed=1), 120, axis=0), network)
     assert one["ms_ssim"]["low"] > 0.99 > one["ms_ssim"]["floor"] + 0.2
     assert one["coverage"]["value"] < 0.1 < 0.8 < one["coverage"]["floor"]
     assert one["recall"]["value"] == 0
+    frechet = one["frechet_xray"]
+    assert 10 * frechet["floor"] < frechet["value"] < frechet["shame"]["noisy"]
     for measure in ("ms_ssim", "coverage"):
         entry = one[measure]
         assert entry["value"] == pytest.approx(entry["shame"]["one_image"], abs=0.05)
@@ -96,6 +98,34 @@ def test_an_entry_has_floor_and_shame_at_the_same_number_of_images(real: np.ndar
     frechet = result["measures"]["frechet_xray"]
     assert frechet["floor"] < min(frechet["shame"].values())
     assert result == quality.measure(real, films(50, seed=1), network, PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("films_of", "sizes"),
+    [([1] * 9, {4, 5}), ([5, 4, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1], {16}), ([7, 1, 1], {2, 7})],
+)
+def test_halves_share_no_patient_and_are_as_equal_as_patients_allow(films_of: list[int], sizes: set[int]) -> None:
+    patients = np.repeat([f"p{k}" for k in range(len(films_of))], films_of)
+    drawn = [quality.halves(patients, np.random.default_rng(seed)) for seed in range(20)]
+    for one, other in drawn:
+        assert sorted([*one, *other]) == list(range(len(patients)))
+        assert not set(patients[one]) & set(patients[other])
+        assert {len(one), len(other)} == sizes
+    assert len({tuple(sorted(one)) for one, _ in drawn}) > 1
+
+
+def test_films_of_one_patient_in_both_halves_would_lower_the_floor(network: Encoder) -> None:
+    """Forty patients with four films each, which differ by little."""
+    alike = quality.noise(np.repeat(films(40, seed=5), 4, axis=0), np.random.default_rng(0), 2)
+    by_patient, by_image = (
+        quality.measure(alike, films(120, seed=1), network, PARAMS, patients=patients)
+        for patients in (np.repeat(np.arange(40), 4), None)
+    )
+    assert by_patient["images"] == by_image["images"] == {"real": 160, "synthetic": 120, "compared": 80}
+    floors = [found["measures"]["frechet_xray"]["floor"] for found in (by_patient, by_image)]
+    assert floors[0] > 2 * floors[1]
+    floors = [found["measures"]["coverage"]["floor"] for found in (by_patient, by_image)]
+    assert floors[0] < floors[1] - 0.2
 
 
 @pytest.mark.parametrize("n", [4, 5, 7])
@@ -122,6 +152,13 @@ def test_the_stage_reports_by_class_and_says_what_was_left_out(tmp_path: Path, m
     assert list(result["left_out"]) == ["normal"]
     assert result["extractors"]["inception"].startswith("Not used")
     assert "never" in result["extractors"]["frechet_xray"]
+    assert "over 2 random divisions" in result["intervals"]
+
+    of_one = pd.read_csv(tmp_path / "curated/manifest.csv")
+    of_one.loc[of_one["label"] == "rare", "patient_id"] = "one"
+    of_one.to_csv(tmp_path / "curated/manifest.csv", index=False)
+    result = quality.run("msg_gan", *folders, out, Quality(pairs=10, repeats=2))
+    assert "of one patient" in result["left_out"]["rare"]
 
 
 def test_a_folder_without_an_encoder_is_one_sentence(tmp_path: Path) -> None:

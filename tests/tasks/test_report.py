@@ -142,6 +142,8 @@ def test_the_page_says_what_was_found(made: Path, shown: Parsed) -> None:
         assert f"{page.percent(screening['false_alarms'])} are called copies" in shown.text
         for pair in screening["worst"]:
             assert f"{pair['signal']} {page.number(pair['score'])}" in shown.text
+    assert "no confidence interval, but the lowest and the highest value over 10 random divisions" in shown.text
+    assert "A value better than the floor is not better than real" in shown.text
     assert "changes that would be missed more than one time in five" in shown.text
     assert "Not looked at, as not known to differ between enough films: source, sex, age group." in shown.text
     assert ALARM in shown.text
