@@ -10,7 +10,6 @@ import re
 import time
 import zipfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,12 +162,9 @@ def test_a_first_champion_is_made_of_the_snapshot_that_is_there(house: Deployed,
     assert versions(house) == {1: "champion"}
 
 
-def test_with_nothing_new_it_is_skipped_and_a_second_at_once_is_cancelled(house: Deployed) -> None:
-    ids = [house.start("retrain", source="data/raw", push=False) for _ in range(2)]
-    ended = [wait(partial(house.ended, run_id), "the end of both") for run_id in ids]
-    cancelled, run = sorted(ended, key=lambda run: str(run["state_type"]))
-    assert (cancelled["state_type"], run["state_type"]) == ("CANCELLED", "COMPLETED")
-    assert cancelled["state"]["message"] == "Deployment concurrency limit reached."
+def test_with_nothing_new_it_is_skipped(house: Deployed) -> None:
+    run = house.run("retrain", source="data/raw", push=False)
+    assert run["state_type"] == "COMPLETED"
     assert run["state"]["message"] == "skipped: 0 new; 50 are asked for"
     assert house.task_runs(run["id"]) == {}
 

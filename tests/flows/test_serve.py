@@ -264,7 +264,7 @@ def test_a_flow_whose_worker_was_killed_can_be_cancelled(serving: Serving) -> No
     serving.service("worker").kill()
     serving.api(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     until(answers(serving, run, "CANCELLED"), "the run was not cancelled", serving)
-    assert not shell.is_running()
+    assert not shell.is_running() or shell.status() == psutil.STATUS_ZOMBIE  # process 1 may not collect orphans
 
 
 def test_ctrl_c_stops_all_with_a_flow_at_work(serving: Serving) -> None:
