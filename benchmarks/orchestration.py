@@ -20,6 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+import yaml
+
 from benchmarks.tables import table
 from flows.dag import Node, threads
 from tasks.simulate import simulate
@@ -28,11 +30,6 @@ from tests.conftest import ROOT, TINY, Project, copy_project
 COMMANDS = {"dvc repro": ("dvc", "repro"), "flow": ("python", "-m", "flows.pipeline", "--cpu-slots", "2")}
 AT_MOST_S = 10.0  # that Prefect may add to a whole pipeline
 GANS = ("msg_gan", "msg_sagan")
-AS_BY_DEFAULT = {
-    "ingest": {"size": 64},
-    "models": {"msg_sagan": {"attention_resolutions": [32]}},
-    "train": {"width": 64},
-}
 
 
 @contextmanager
@@ -59,12 +56,14 @@ def seconds(project: Project, command: tuple[str, ...]) -> float:
 
 
 def trainings(repeats: int, kimg: float) -> None:
-    """Both trainings side by side, and one after the other."""
+    """Both trainings side by side, and one after the other: as params.yaml has them, but for their length."""
+    default = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    size = default["ingest"]["size"]
     dag = {f"train@{name}": Node([]) for name in GANS}
     found: dict[int, list[float]] = {1: [], 2: []}  # by how many run at a time
     with prepared() as project:
-        project.edit_params(AS_BY_DEFAULT)
-        project.edit_params({"train": {"kimg": kimg, "batch": 4}})
+        train = {**default["train"], "kimg": kimg}
+        project.edit_params({"ingest": {"size": size}, "models": default["models"], "train": train})
         project.run("xraysynth", "ingest")
         for _ in range(repeats):
             for slots, taken in found.items():
@@ -78,7 +77,8 @@ def trainings(repeats: int, kimg: float) -> None:
     after, beside = (median(found[slots]) for slots in (1, 2))
     row = [f"{after:.1f}", f"{beside:.1f}", f"{beside / after:.2f}"]
     print(table(["one after the other, s", "side by side, s", "ratio"], [row]))
-    print(f"\n{kimg:g} kimg each at 64 px, width 64. Machine: {os.cpu_count()} cores, {repeats} repeats.")
+    of = f"{kimg:g} kimg each at {size} px, width {train['width']}"
+    print(f"\n{of}. Machine: {os.cpu_count()} cores, {repeats} repeats.")
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """The scheduled flow: new films in, a challenger out, which becomes the champion only if it is surely better."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,7 +157,7 @@ def _judged(commands: Commands, new: int, margin: float, seeds: int, push: bool)
         _step("register", ["xraysynth", "models", "register", "best"], commands)
         contest_command = ["xraysynth", "models", "contest", "--margin", f"{margin:g}", "--seeds", str(seeds)]
         _step("contest", contest_command, commands)
-        contest = json.loads(CONTEST.read_text(encoding="utf-8"))
+        contest = read_report(CONTEST)
         version, reason = contest["challenger"], contest["reason"]
         decision = f"version {version} was promoted" if contest["promote"] else f"version {version} was not promoted"
         if contest["promote"]:
