@@ -1,7 +1,8 @@
 """Has the data changed since the champion learnt? The current train split against the summary in its registry entry.
 
-A warning needs both a change that is large and one that chance does not explain: with many films every difference is
-significant, with few every difference looks large.
+Compared are the split and, apart, the films in it that the champion has not seen: among many old films a delivery from
+another device would be lost. A warning needs both a change that is large and one that chance does not explain: with
+many films every difference is significant, with few every difference looks large.
 """
 
 import json
@@ -14,7 +15,7 @@ from scipy import stats
 
 from tasks import curated, registry
 from tasks.places import CHAMPION
-from tasks.summary import Summary, histogram, shares, statistics, summarise
+from tasks.summary import Summary, histogram, marks, shares, statistics, summarise
 
 LARGE_PSI = 0.25  # population stability index: below 0.1 little, above 0.25 a shift (practice of credit scoring)
 LARGE_VARIATION = 0.05  # total variation distance of the class shares
@@ -25,10 +26,10 @@ Found = dict[str, Any]
 
 
 def run(curated_folder: Path, out: Path) -> Found:
-    """Compare, write `out`, return it: champion, classes, images, warnings and one sentence."""
+    """Compare, write `out`, return it: champion, and what `compare` finds."""
     train = curated.load(curated_folder).where(split="train")
     champion = registry.holder(CHAMPION)
-    result: Found = {"champion": None, "classes": {}, "images": {}, "warnings": []}
+    result: Found = {"champion": None, "classes": {}, "images": {}, "new": {}, "warnings": []}
     if champion is None:
         result["sentence"] = "There is no champion yet, so there is no earlier data to compare with."
     else:
@@ -40,24 +41,41 @@ def run(curated_folder: Path, out: Path) -> Found:
 
 
 def compare(before: Summary, train: curated.ImageSet) -> Found:
-    """classes, images, warnings and sentence, of a train split against an earlier one's summary."""
-    now = summarise(train)
-    classes = class_balance(before["counts"], now["counts"])
-    warnings = _class_warnings(classes)
-    images: Found = {}
-    if before["size"] != now["size"]:
+    """classes, images, new, warnings and sentence, of a train split against an earlier one's summary.
+
+    `new` are films, classes and images of what the earlier split did not hold; empty where that is nothing or all.
+    """
+    found, warnings = _compared(before, train, "The")
+    warnings = _other_classes(found["classes"]) + warnings
+    sides = before["size"], train.images.shape[-1]
+    if sides[0] != sides[1]:
         warnings.append(
-            f"The images had {before['size']} pixels a side and have {now['size']}: their statistics are not compared."
+            "The images had {} pixels a side and have {}: their statistics are not compared.".format(*sides)
         )
-    else:
+    unseen = train.keep(~np.isin(marks(train), before.get("seen", [])))
+    new: Found = {}
+    if 0 < len(unseen.images) < len(train.images):
+        new, more = _compared(before, unseen, f"In the {len(unseen.images)} new films the")
+        new["films"] = len(unseen.images)
+        warnings += more
+    said = f"{len(warnings)} signs of drift: {' '.join(warnings)}" if warnings else "No sign of drift"
+    sentence = said if warnings else f"{said} in the class balance or the image statistics of the train split."
+    return {**found, "new": new, "warnings": warnings, "sentence": sentence}
+
+
+def _compared(before: Summary, films: curated.ImageSet, the: str) -> tuple[Found, list[str]]:
+    """classes and images, and the warnings, which begin with `the`; images of another size are left out."""
+    now = summarise(films)
+    classes, images = class_balance(before["counts"], now["counts"]), {}
+    warnings = []
+    if classes["p"] is not None and classes["p"] < UNLIKELY and classes["total_variation"] > LARGE_VARIATION:
+        warnings.append(f"{the} class balance has moved by {classes['total_variation']:.1%} of the films.")
+    if before["size"] == now["size"]:
         common = [label for label in before["images"] if label in now["images"]]
-        tests = 3 * max(1, len(common))
         for label in common:
-            images[label] = _image_statistics(before, train, label)
-            warnings += _image_warnings(label, images[label], UNLIKELY / tests)
-    found = f"{len(warnings)} signs of drift: {' '.join(warnings)}" if warnings else "No sign of drift"
-    sentence = found if warnings else f"{found} in the class balance or the image statistics of the train split."
-    return {"classes": classes, "images": images, "warnings": warnings, "sentence": sentence}
+            images[label] = _image_statistics(before, films, label)
+            warnings += _image_warnings(the, label, images[label], UNLIKELY / (3 * len(common)))
+    return {"classes": classes, "images": images}, warnings
 
 
 def class_balance(before: Mapping[str, int], now: Mapping[str, int]) -> Found:
@@ -107,22 +125,20 @@ def _image_statistics(before: Summary, train: curated.ImageSet, label: str) -> F
     return result
 
 
-def _class_warnings(classes: Found) -> list[str]:
+def _other_classes(classes: Found) -> list[str]:
     found = []
     for label, count in classes["counts"].items():
         if not count["before"]:
             found.append(f"The class {label} is new, with {count['now']} films.")
         elif not count["now"]:
             found.append(f"The class {label} has gone, of which there were {count['before']} films.")
-    if classes["p"] is not None and classes["p"] < UNLIKELY and classes["total_variation"] > LARGE_VARIATION:
-        found.append(f"The class balance has moved by {classes['total_variation']:.1%} of the films.")
     return found
 
 
-def _image_warnings(label: str, found: Found, unlikely: float) -> list[str]:
+def _image_warnings(the: str, label: str, found: Found, unlikely: float) -> list[str]:
     words = {"mean_grey": "mean grey", "contrast": "contrast", "sharpness": "sharpness"}
     return [
-        f"The {words[name]} of {label} has moved from {found[name]['before']:.3g} to {found[name]['now']:.3g} "
+        f"{the} {words[name]} of {label} has moved from {found[name]['before']:.3g} to {found[name]['now']:.3g} "
         f"(stability index {found[name]['psi']:.2f})."
         for name in words
         if found[name]["p"] is not None and found[name]["p"] < unlikely and found[name]["psi"] > LARGE_PSI

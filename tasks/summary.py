@@ -1,9 +1,11 @@
 """What a train split looks like, in aggregates alone: counts by class, and the spread of simple image statistics.
 
 A registry entry keeps the summary of the data that its generator learnt from; `tasks.drift` compares later data with
-it. It names no film and no patient, and no statistic in it is of fewer than FEWEST films.
+it. It names no film and no patient, and no statistic in it is of fewer than FEWEST films. So that the films can be told
+apart that were added later, it holds four bytes of a digest of each one's pixels and label.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,18 +22,26 @@ Summary = dict[str, Any]
 
 
 def summarise(images: ImageSet) -> Summary:
-    """Of a train split: "size" (pixels), "counts" by class, and "images": by class, where it has FEWEST films or more.
+    """Of a train split: "size" (pixels), "counts" by class, "seen" (`marks`, sorted), and "images".
 
-    In the latter stand, of each of `statistics`: mean, sd, the inner edges of bins that hold about equally many films
-    (none where there are too few for two bins), and the shares of films in these; and "histogram", the shares of the
-    pixels in GREY_BINS bins.
+    In the latter stand, by class, where it has FEWEST films or more, of each of `statistics`: mean, sd, the inner edges
+    of bins that hold about equally many films (none where there are too few for two bins), and the shares of films in
+    these; and "histogram", the shares of the pixels in GREY_BINS bins.
     """
     classes = {label: images.where(label=label).images for label in images.classes}
     return {
         "size": int(images.images.shape[-1]),
         "counts": {label: len(films) for label, films in classes.items()},
+        "seen": sorted(marks(images)),
         "images": {label: _of_class(films) for label, films in classes.items() if len(films) >= FEWEST},
     }
+
+
+def marks(images: ImageSet) -> list[str]:
+    """Of each film eight hexadecimal digits of a digest: another label or other pixels make another mark."""
+    labels = images.manifest["label"]
+    films = zip(labels, images.images, strict=True)
+    return [hashlib.sha256(str(label).encode() + b"\0" + film.tobytes()).hexdigest()[:8] for label, film in films]
 
 
 def statistics(films: np.ndarray) -> dict[str, np.ndarray]:

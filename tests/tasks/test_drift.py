@@ -53,6 +53,46 @@ def test_a_planted_change_of_the_images_is_named(statistic: str) -> None:
     assert found["sentence"].startswith(f"{len(found['warnings'])} signs of drift: The ")
 
 
+def joined(*sets: ImageSet) -> ImageSet:
+    manifest = pd.concat([images.manifest for images in sets], ignore_index=True)
+    return ImageSet(np.concatenate([images.images for images in sets]), manifest, sets[0].classes, "d")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_small_delivery_of_the_same_kind_is_no_drift(seed: int) -> None:
+    old = films({"normal": 400, "rare": 120}, seed)
+    found = drift.compare(summarise(old), joined(old, films({"normal": 28, "rare": 8}, seed + 100)))
+    assert found["warnings"] == []
+    assert found["new"]["films"] == 36
+    assert found["new"]["images"]["rare"]["films"] == {"before": 120, "now": 8}
+
+
+def test_a_small_delivery_that_differs_is_named_though_the_whole_has_hardly_moved() -> None:
+    old, delivery = films({"normal": 400, "rare": 120}), films({"normal": 30}, seed=1)
+    found = drift.compare(summarise(old), joined(old, changed(delivery, delivery.images.astype(float) + 15)))
+    assert [warning.split(" of ")[0] for warning in found["warnings"]] == [
+        "In the 30 new films the class balance has moved by 23.1%",
+        "In the 30 new films the mean grey",
+    ]
+    assert found["images"]["normal"]["mean_grey"]["psi"] < drift.LARGE_PSI
+
+
+def test_films_whose_labels_were_changed_are_new() -> None:
+    old = films({"normal": 100, "rare": 100})
+    other = old.manifest.assign(label=["rare" if k < 30 else label for k, label in enumerate(old.manifest["label"])])
+    found = drift.compare(summarise(old), ImageSet(old.images, other, old.classes, "d"))
+    assert found["new"]["films"] == 30
+    assert any("30 new films the class balance" in warning for warning in found["warnings"])
+
+
+def test_without_new_films_and_without_old_ones_there_is_one_comparison() -> None:
+    old = films(COUNTS)
+    assert drift.compare(summarise(old), old)["new"] == {}
+    assert drift.compare(summarise(old), films(COUNTS, seed=1))["new"] == {}
+    unmarked = {name: value for name, value in summarise(old).items() if name != "seen"}
+    assert drift.compare(unmarked, old)["new"] == {}
+
+
 def test_sharpness_does_not_take_contrast_for_itself() -> None:
     images = films({"normal": 20}).images
     flat = (80 + (images.astype(float) - 80) * 0.6).round().astype(np.uint8)
@@ -91,7 +131,10 @@ def test_a_summary_tells_of_no_single_film() -> None:
         shares = summary["images"]["normal"][name]["shares"]
         assert min(shares) * 60 >= 5
         assert sum(shares) == pytest.approx(1, abs=1e-5)
-    assert len(json.dumps(summary)) < 3000  # whatever the number of films
+    assert len(summary["seen"]) == 64
+    assert {len(mark) for mark in summary["seen"]} == {8}
+    assert summary["seen"] == sorted(summary["seen"])  # not in the order of the films
+    assert len(json.dumps(summary | {"seen": []})) < 3000  # whatever the number of films
 
 
 def test_against_the_champion_of_the_registry(
