@@ -1,7 +1,7 @@
 """The DAG as DVC sees it: `dvc.yaml` stays the only place where it is written."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import networkx as nx
@@ -49,6 +49,22 @@ def _slot(stage: Stage) -> str:
     if slot not in SLOTS:
         raise DvcException(f"{stage.addressing}: meta.slot in dvc.yaml is {slot!r}; it must be {' or '.join(SLOTS)}")
     return str(slot)
+
+
+def share(stage: str, dag: Dag, slots: int, place: int, devices: Sequence[str]) -> dict[str, str]:
+    """Environment variables by which a stage keeps to its part of the machine.
+
+    `slots`: how many its kind has, `place`: the one it takes, from 0; `devices`: CUDA devices by index or UUID, which
+    gpu slots divide among them; of more slots than devices some have the same one.
+    """
+    result = {}
+    if (part := threads(stage, dag, slots)) and "OMP_NUM_THREADS" not in os.environ:
+        result["OMP_NUM_THREADS"] = str(part)
+    if dag[stage].slot == "gpu" and slots > 1:
+        count = len(devices)
+        own = devices[place * count // slots : (place + 1) * count // slots] or [devices[place % count]]
+        result["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    return result
 
 
 def threads(stage: str, dag: Dag, slots: int) -> int | None:

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,7 +26,7 @@ from pydantic import Field
 
 from flows import project
 from flows.artifacts import publish
-from flows.dag import Dag, read_dag, threads
+from flows.dag import Dag, read_dag, share
 from flows.stage import Commands, repro
 from flows.steps import BAD_INPUT, run_step
 from tasks.errors import UserError
@@ -55,7 +54,8 @@ def pipeline(
         overrides: further changes of params.yaml, which stay, as section.key=value, e.g. `train.kimg=16`.
         stages: run only these and what they depend on, e.g. `train@msg_gan` or `train`; all if empty.
         force: run them even where nothing has changed.
-        gpu_slots: how many stages that train may run side by side on CUDA devices; without one they are CPU stages.
+        gpu_slots: how many stages that train may run side by side on CUDA devices, which they divide among them;
+            without a device they are CPU stages.
         cpu_slots: how many other stages may run side by side.
     """
     logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
@@ -69,11 +69,12 @@ def pipeline(
 
 
 def _up_to_date(dag: Dag, force: bool, slots: dict[str, int]) -> State[Any]:
-    if not (any(node.slot == "gpu" for node in dag.values()) and _has_cuda()):
+    devices = _cuda_devices() if any(node.slot == "gpu" for node in dag.values()) else []
+    if not devices:
         dag = {stage: node._replace(slot="cpu") for stage, node in dag.items()}
     commands = Commands({"XRAYSYNTH_PIPELINE_ID": str(flow_run.id)})  # the tag its MLflow runs share
     try:
-        runs = _run_all(dag, commands, force, slots)
+        runs = _run_all(dag, commands, force, slots, devices)
     except BaseException:  # cancelled, or a fault of our own: no stage outlives its flow
         commands.stop()
         raise
@@ -83,15 +84,18 @@ def _up_to_date(dag: Dag, force: bool, slots: dict[str, int]) -> State[Any]:
     return state
 
 
-def _has_cuda() -> bool:
+def _cuda_devices() -> list[str]:
+    """Those that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     if not any(Path(device).exists() for device in CUDA_MAY_BE):
-        return False
+        return []
     import torch
 
-    return torch.cuda.is_available()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = named.split(",") if named else [str(k) for k in range(torch.cuda.device_count())]
+    return names[: torch.cuda.device_count()]
 
 
-def _run_all(dag: Dag, commands: Commands, force: bool, slots: dict[str, int]) -> Runs:
+def _run_all(dag: Dag, commands: Commands, force: bool, slots: dict[str, int], devices: list[str]) -> Runs:
     """Submit each stage once those it waits for have ended and a slot of its kind is free.
 
     Submitting all at once to a pool of threads would be shorter, but there a task that waits for another holds a
@@ -100,19 +104,19 @@ def _run_all(dag: Dag, commands: Commands, force: bool, slots: dict[str, int]) -
     """
     runs: Runs = {}
     ended: SimpleQueue[str] = SimpleQueue()
-    waiting, finished = dict(dag), set[str]()
+    waiting, finished, places = dict(dag), set[str](), dict[str, int]()
     while waiting or len(finished) < len(runs):
-        free = Counter(slots)
-        free.subtract(dag[stage].slot for stage in runs if stage not in finished)
         for stage, node in list(waiting.items()):
-            if not finished.issuperset(node.above) or free[node.slot] <= 0:
+            taken = {places[name] for name in runs if name not in finished and dag[name].slot == node.slot}
+            free = sorted(set(range(slots[node.slot])) - taken)
+            if not finished.issuperset(node.above) or not free:
                 continue
-            free[node.slot] -= 1
             del waiting[stage]
-            omp_threads = threads(stage, dag, slots[node.slot])
+            places[stage] = free[0]
+            env = share(stage, dag, slots[node.slot], free[0], devices)
             above = [runs[name] for name in node.above]
             runs[stage] = run_step.submit(
-                stage, repro(stage, force=force), commands, omp_threads, wait_for=above, return_state=False
+                stage, repro(stage, force=force), commands, env, wait_for=above, return_state=False
             )
             runs[stage].add_done_callback(partial(_put, ended, stage))
         finished.add(ended.get())

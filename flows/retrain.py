@@ -1,5 +1,6 @@
 """The scheduled flow: new films in, a challenger out, which becomes the champion only if it is surely better."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,11 +19,12 @@ from flows.stage import Commands, dvc
 from flows.steps import BAD_INPUT, run_step
 from tasks.errors import Unavailable, UserError
 from tasks.labels import needs_table
-from tasks.params import PARAMS_FILE, load
+from tasks.params import PARAMS_FILE, Ingest, load
 from tasks.places import CHALLENGER, CONTEST, DRIFT, RAW, RAW_DVC, VERDICT
 from tasks.provenance import raw_digest, read_report
 
 PUSH_FAILED = "`dvc push` failed: run it again by hand, or let the next run do it."
+DELIVERED = Path(".xraysynth/delivered.json")  # source and labels of the last run that took films in
 PUSH_OWED = Path(".xraysynth/push-owed")  # there from before data changes until a push has succeeded
 NOTHING_TO_REGISTER = Path(".xraysynth/nothing-to-register")  # the snapshot of which the verdict names no generator
 
@@ -52,7 +54,7 @@ def retrain(
     Args:
         source: the folder into which films are delivered, on the worker's machine. What is new there is copied into
             data/raw, of which DVC keeps the snapshots; nothing is removed from either. Empty takes what params.yaml
-            says (ingest.source), which is data/raw once a run has taken a snapshot.
+            says (ingest.source), and where that is data/raw the folder of the last run that found new films.
         labels: the table of labels; empty takes what params.yaml says, or the file of that name in a source named here.
         min_new_images: with fewer new or changed films nothing is trained, unless an earlier attempt is unfinished.
         margin: the challenger is promoted only if the whole interval of its advantage in the area under the
@@ -60,7 +62,7 @@ def retrain(
         seeds: how many classifiers are trained with the images of each side; more of them narrow the interval.
         push: whether data and models go to the DVC remote afterwards.
         overrides: changes of params.yaml, which stay, as section.key=value.
-        gpu_slots: how many stages that train may run side by side on CUDA devices.
+        gpu_slots: how many stages that train may run side by side on CUDA devices, which they divide among them.
         cpu_slots: how many other stages may run side by side.
     """
     commands = Commands({})
@@ -71,7 +73,7 @@ def retrain(
             found = snapshot.changes(folder, table)
             unfinished = _unfinished()
             get_run_logger().info(
-                "%d new or changed films in the source; %s", len(found.films), unfinished or "no debt"
+                "%d new or changed films in %s; %s", len(found.films), folder, unfinished or "no debt"
             )
             if len(found.films) < min_new_images and not unfinished:
                 more = ", and other labels" if found.labels else ""
@@ -79,6 +81,7 @@ def retrain(
                 return _with_what_is_owed(skipped, push, commands)
             if push:
                 PUSH_OWED.touch()
+            DELIVERED.write_text(json.dumps([str(folder), str(table) if table else None]), encoding="utf-8")
             take(folder, table, found)
             _step("dvc add", dvc("--wait-for-lock", "add", "--quiet", str(RAW)), commands)
             here = str(RAW / table.name) if table else None
@@ -102,31 +105,36 @@ def take(source: Path, labels: Path | None, found: snapshot.Changes) -> None:
     snapshot.take(source, labels, found)
 
 
+def _last_time(ingest: Ingest) -> tuple[str | None, str | None]:
+    """Source and labels of the last run that took films in, while params.yaml says what it left there."""
+    if not DELIVERED.is_file():
+        return None, None
+    source, labels = json.loads(DELIVERED.read_text(encoding="utf-8"))
+    left = RAW, RAW / (Path(labels).name if labels else "")
+    return (source, labels) if (Path(ingest.source), Path(ingest.labels)) == left else (None, None)
+
+
 def _delivered(source: str | None, labels: str | None) -> tuple[Path, Path | None]:
     """The folder of films and the table of labels, None for a format that needs none.
 
     Raises UserError where params.yaml names another folder than `data/raw`, and films that are there would come in.
     """
     ingest = load(PARAMS_FILE).ingest
+    if not (source or labels):
+        source, labels = _last_time(ingest)
     used = Path(ingest.source)
     folder, table = Path(source) if source else used, None
     if labels:
         table = Path(labels)
     elif needs_table(ingest.label_format):
         table = folder / Path(ingest.labels).name if source else Path(ingest.labels)
-    if used.resolve() != RAW.resolve():
-        if snapshot.others(used if folder.resolve() == RAW.resolve() else folder, table):
-            raise UserError(
-                f"params.yaml takes films from {used}, and {RAW} holds others, which would be mixed in; `dvc remove "
-                f"{RAW_DVC}`, empty {RAW} and name the folder of films as the flow's source, or, if those others are "
-                f"meant, set ingest.source to {RAW}"
-            )
-        if not source:
-            get_run_logger().warning(
-                "The films are copied to %s, which params.yaml names from then on (ingest.source): for what is "
-                "delivered later name the folder as the flow's source",
-                RAW,
-            )
+    looked_at = used if folder.resolve() == RAW.resolve() else folder
+    if used.resolve() != RAW.resolve() and snapshot.others(looked_at, table):
+        raise UserError(
+            f"params.yaml takes films from {used}, and {RAW} holds others, which would be mixed in; `dvc remove "
+            f"{RAW_DVC}`, empty {RAW} and name the folder of films as the flow's source, or, if those others are "
+            f"meant, set ingest.source to {RAW}"
+        )
     return folder, table
 
 

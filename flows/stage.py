@@ -93,15 +93,17 @@ class Commands:
         self.stopped = False
         self._running: set[subprocess.Popen[str]] = set()
 
-    def run(self, command: Sequence[str], on_line: Callable[[str], None], *, threads: int | None = None) -> Outcome:
+    def run(
+        self, command: Sequence[str], on_line: Callable[[str], None], env: Mapping[str, str] | None = None
+    ) -> Outcome:
         """Run a command to its end; each line of its output goes to `on_line` as it comes.
 
-        `threads`, if any, is how many OpenMP may use. Raises OSError where there is no such program.
+        `env` comes on top of that of all commands. Raises OSError where there is no such program.
         """
         start = time.monotonic()
         process = subprocess.Popen(
             [_program(command[0], self.env["PATH"]), *command[1:]],
-            env=self.env if threads is None else {"OMP_NUM_THREADS": str(threads), **self.env},
+            env={**self.env, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from uuid import UUID
 
@@ -30,7 +30,7 @@ def _worth_retrying(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
     retry_condition_fn=_worth_retrying,
     cache_policy=NO_CACHE,  # DVC decides what is stale
 )
-def run_step(name: str, command: Sequence[str], commands: Commands, omp_threads: int | None = None) -> State[Any]:
+def run_step(name: str, command: Sequence[str], commands: Commands, env: Mapping[str, str] | None = None) -> State[Any]:
     """Run one command; its lines go to the log of the task run, and the share that is done to a progress artifact."""
     log, progress = get_run_logger(), Progress(name)
 
@@ -38,7 +38,7 @@ def run_step(name: str, command: Sequence[str], commands: Commands, omp_threads:
         log.info("%s", line)
         progress.read(line)
 
-    outcome = commands.run(command, on_line, threads=omp_threads)
+    outcome = commands.run(command, on_line, env)
     if outcome.ok:
         progress.done()
         said = "nothing had changed" if outcome.unchanged else "done"

@@ -49,7 +49,7 @@ def jobs(params: Classify) -> list[Job]:
     wanted = [Job(arm, seed) for arm in params.arms for seed in params.seeds]
     wanted += [Job(arm, seed, ratio=ratio) for ratio in params.ratios for arm in adding for seed in params.seeds]
     wanted += [
-        Job(arm, seed, fraction=part) for part in params.real_fractions for arm in adding for seed in params.seeds
+        Job(arm, seed, fraction=part) for part in params.real_fractions for arm in params.arms for seed in params.seeds
     ]
     if params.cross:
         wanted += [Job("real", seed) for seed in params.seeds]

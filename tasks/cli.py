@@ -4,7 +4,6 @@ Without arguments a command does the stage's part of the pipeline in the working
 Imports are made where they are needed: `xraysynth --help` must not wait for torch.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from tasks.places import (
     MODELS,
     PREDICTIONS,
     QUALITY,
+    RAW,
     REPORT,
     REPORT_PLOTS,
     SYNTHETIC,
@@ -240,6 +240,13 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        place = f" {os.fspath(error.filename)}" if error.filename else ""
-        print(f"error: {error.strerror or error}:{place}", file=sys.stderr)
+        place = f": {_place(error.filename)}" if error.filename else ""
+        print(f"error: {error.strerror or error}{place}", file=sys.stderr)
         sys.exit(2)
+
+
+def _place(file: str) -> str:
+    """The file, if it may be named: a film's name may tell whose it is, and any file outside may be a film."""
+    path, raw = Path(file).absolute(), RAW.absolute()
+    named = path.is_relative_to(Path.cwd()) and not path.is_relative_to(raw)
+    return file if named or file in sys.argv else "a film, or a file outside of the project"

@@ -1,5 +1,6 @@
 """From predictions to figures: the measures of every arm, and the differences that the verdict rests on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,10 @@ class HeldOut:
     labels: np.ndarray
     patients: np.ndarray
     weights: np.ndarray
+
+    def patients_of(self, label: int) -> int:
+        """How many patients have a film of the class."""
+        return len(np.unique(self.patients[self.labels == label]))
 
 
 def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], params: Classify) -> dict[str, Any]:
@@ -80,10 +85,10 @@ def _differences(
     reference = max(controls, key=lambda arm: validation[arm])
     compared = list(dict.fromkeys([reference, *(arm for arm in ALWAYS_COMPARED if arm in controls)]))
     focus = result["rare"] or result["classes"]
-    patients = {label: len(np.unique(test.patients[test.labels == result["classes"].index(label)])) for label in focus}
+    patients = {label: test.patients_of(result["classes"].index(label)) for label in focus}
 
     def of(name: str, fewest: int) -> dict[str, dict[str, Difference]]:
-        between = _between({arm: found[name] for arm, found in measured.items()})
+        between = seeds_of({arm: found[name] for arm, found in measured.items()})
         return {
             arm: {
                 control: paired_difference(measured[arm][name], measured[control][name], fewest, between)
@@ -111,7 +116,7 @@ def _differences(
     }
 
 
-def _between(values: dict[str, np.ndarray]) -> SeedVariance:
+def seeds_of(values: Mapping[str, np.ndarray]) -> SeedVariance:
     """How much training varies, from (S, 1 + B) values of every arm."""
     return seed_variance(np.stack([of_arm[:, 0] for of_arm in values.values()]))
 

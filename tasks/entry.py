@@ -44,8 +44,9 @@ SIGNATURE = ModelSignature(
 def register(name: str) -> int:
     """Make models/NAME a new version with the alias `challenger`; returns its number.
 
-    `name` may be "best": the generator of the arm that the verdict is about. Raises UserError where the pipeline's
-    outputs do not belong together: an entry that mixes two runs could not be made again.
+    `name` may be "best": the generator of the arm that the verdict is about. Where the challenger is of the same
+    weights, data and verdict, an earlier attempt has registered it, and nothing is done. Raises UserError where the
+    pipeline's outputs do not belong together: an entry that mixes two runs could not be made again.
     """
     name = best() if name == "best" else name
     folder = places.MODELS / name
@@ -59,6 +60,9 @@ def register(name: str) -> int:
     quality = provenance.read_report(places.QUALITY / f"{name}.json")
     passed = gates(name, drawn.get("screening"), quality, plan) if any(plan.values()) else {}
     tags = _tags(name, weights, passed)
+    there = registry.holder(places.CHALLENGER)
+    if there is not None and {**there.tags, "pipeline_id": tags["pipeline_id"]} == tags:
+        return there.number
     with registry.store() as client, tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         _stage(staged, folder, passed)

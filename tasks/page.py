@@ -110,8 +110,8 @@ def curves(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[st
 
 
 def swept(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """`panels` of the sweeps that there are, and the `key` of their arms."""
-    sweeps, panels, arms = downstream["sweeps"], {}, []
+    """`panels` of the sweeps that there are, the `key` of their arms, and the controls that are compared `against`."""
+    sweeps, panels, arms, against = downstream["sweeps"], {}, [], []
     controls = [verdict["reference"], "duplicate"] if "reference" in verdict else []
     lines = {arm: downstream["arms"][arm]["rare_auprc"]["mean"] for arm in controls if arm in downstream["arms"]}
     lines = {arm: value for arm, value in lines.items() if value is not None}
@@ -122,7 +122,13 @@ def swept(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str
         if sweeps.get(name):
             panels[name] = picture(plots.sweep(sweeps[name], key, words, across))
             arms += [row["arm"] for row in sweeps[name]] + list(across)
-    return {"panels": panels, "key": [(arm, *plots.arm_style(arm)) for arm in dict.fromkeys(arms)], "lines": lines}
+            against += [control for row in sweeps[name] for control in row["differences"]]
+    return {
+        "panels": panels,
+        "key": [(arm, *plots.arm_style(arm)) for arm in dict.fromkeys(arms)],
+        "lines": lines,
+        "against": list(dict.fromkeys(against)),
+    }
 
 
 def picture(drawn: Any) -> str:

@@ -1,14 +1,17 @@
 """What the sweeps of stage `classify` say: how much to add, how rare a class must be, what synthetic images alone do.
 
-They explore: no verdict looks at them, and their intervals are of the choice of test patients alone.
+They explore: no verdict looks at them, and no interval is corrected for how many there are.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from tasks.comparison import PRIMARY, held_out, measure
-from tasks.params import SYNTHETIC_ARMS, Classify
+from tasks.comparison import ALWAYS_COMPARED, PRIMARY, held_out, measure, seeds_of
+from tasks.differences import paired_difference
+from tasks.params import GENERATOR_OF, SYNTHETIC_ARMS, Classify
 from tasks.statistics import interval
 
 MEASURES = ("auroc", PRIMARY)
@@ -17,22 +20,48 @@ MEASURES = ("auroc", PRIMARY)
 def sweeps(predictions: pd.DataFrame, classes: list[str], rare: list[str], params: Classify) -> dict[str, Any]:
     """{"ratio": [...], "real_fraction": [...]} with the end point 1, which is the main experiment, in each.
 
-    `predictions` has the columns of `compare` and ratio, fraction and only (see `tasks.arms.Job`).
+    A row is an arm at a value: the primary measure with its interval over test patients, and for an arm with synthetic
+    images `differences` to the controls at the same value, with intervals over patients and seeds. `predictions` has
+    the columns of `compare` and ratio, fraction and only (see `tasks.arms.Job`).
     """
     columns = {"ratio": ("ratio", params.ratios), "real_fraction": ("fraction", params.real_fractions)}
+    focus = [classes.index(label) for label in rare or classes]
     result: dict[str, Any] = {name: [] for name in columns}
     for name, (column, values) in columns.items():
-        if not values:
-            continue
         other = "fraction" if column == "ratio" else "ratio"
         of_sweep = predictions[(predictions[other] == 1) & ~predictions["only"] & predictions["arm"].isin(params.arms)]
         arms = [arm for arm in params.arms if (of_sweep.loc[of_sweep["arm"] == arm, column] < 1).any()]
-        for arm in arms:
-            for value in sorted({*values, 1.0}):
-                rows = of_sweep[(of_sweep["arm"] == arm) & (of_sweep[column] == value)]
-                found = _measures(rows, classes, rare, params)
-                result[name].append({"arm": arm, column: value, PRIMARY: found[PRIMARY]})
+        if not values or not arms:
+            continue
+        whole = of_sweep[(of_sweep["arm"] == arms[0]) & (of_sweep[column] == 1)]
+        test = held_out(whole, classes, params.bootstrap)
+        fewest = min(test.patients_of(k) for k in focus)
+        measured = {
+            value: {arm: measure(at_value[at_value["arm"] == arm], classes, focus, test)[PRIMARY] for arm in arms}
+            for value, at_value in of_sweep.groupby(column)
+        }
+        result[name] = [
+            {
+                "arm": arm,
+                column: value,
+                PRIMARY: interval(found[arm].mean(0), params.confidence),
+                "differences": _differences(arm, found, fewest, params.confidence),
+            }
+            for arm in arms
+            for value, found in measured.items()
+        ]
     return result
+
+
+def _differences(arm: str, measured: Mapping[str, np.ndarray], fewest: int, confidence: float) -> dict[str, Any]:
+    """Of an arm with synthetic images to the controls that are there, {control: interval}; none of another arm."""
+    if arm not in GENERATOR_OF:
+        return {}
+    return {
+        control: paired_difference(measured[arm], measured[control], fewest, seeds_of(measured)).interval(confidence)
+        for control in ALWAYS_COMPARED
+        if control in measured
+    }
 
 
 def cross(predictions: pd.DataFrame, classes: list[str], rare: list[str], params: Classify) -> list[dict[str, Any]]:

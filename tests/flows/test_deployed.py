@@ -10,6 +10,7 @@ import re
 import time
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +163,12 @@ def test_a_first_champion_is_made_of_the_snapshot_that_is_there(house: Deployed,
     assert versions(house) == {1: "champion"}
 
 
-def test_with_nothing_new_it_is_skipped(house: Deployed) -> None:
-    run = house.run("retrain", source="data/raw", push=False)
-    assert run["state_type"] == "COMPLETED"
+def test_with_nothing_new_it_is_skipped_and_a_second_at_once_is_cancelled(house: Deployed) -> None:
+    ids = [house.start("retrain", source="data/raw", push=False) for _ in range(2)]
+    ended = [wait(partial(house.ended, run_id), "the end of both") for run_id in ids]
+    cancelled, run = sorted(ended, key=lambda run: str(run["state_type"]))
+    assert (cancelled["state_type"], run["state_type"]) == ("CANCELLED", "COMPLETED")
+    assert cancelled["state"]["message"] == "Deployment concurrency limit reached."
     assert run["state"]["message"] == "skipped: 0 new; 50 are asked for"
     assert house.task_runs(run["id"]) == {}
 
@@ -200,7 +204,7 @@ def test_new_and_no_better_is_not_promoted(house: Deployed, delivery: Path, seco
     new = films.write(delivery, seed=3, bright=20, plain=20)
     everything = pd.concat([second_films, new], ignore_index=True)
     films.write_labels(delivery, everything, everything["look"].map(RIGHT))
-    run = house.run("retrain", source=str(delivery), min_new_images=40, margin=0.1, push=False)
+    run = house.run("retrain", min_new_images=40, margin=0.1, push=False)  # it knows where films came from
     contest = report(house, "contest")
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert contest["difference"]["low"] <= 0.1, contest  # the two were compared: no gate and no lack decided

@@ -24,7 +24,7 @@ from prefect.client.orchestration import get_client  # isort: skip
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter  # isort: skip
 from prefect.client.schemas.objects import Artifact, State, TaskRun  # isort: skip
 
-from flows.dag import Node, read_dag, threads
+from flows.dag import Node, read_dag, share, threads
 from flows.pipeline import pipeline
 from flows.stage import Commands, Outcome
 from flows.steps import run_step
@@ -391,3 +391,35 @@ def test_the_items_of_a_group_share_the_cores(monkeypatch: pytest.MonkeyPatch) -
     assert threads("ingest", dag, slots=2) is None
     monkeypatch.setattr("flows.dag._cores", lambda: 1)
     assert threads("train@b", dag, slots=4) == 1
+
+
+@pytest.mark.parametrize(
+    ("slots", "devices", "shares"),
+    [
+        (1, ["0", "1"], [None]),
+        (2, ["0"], ["0", "0"]),
+        (2, ["3", "GPU-4", "5"], ["3", "GPU-4,5"]),
+        (2, list("01234567"), ["0,1,2,3", "4,5,6,7"]),
+        (3, ["0", "1"], ["0", "0", "1"]),
+    ],
+)
+def test_gpu_slots_divide_the_devices(slots: int, devices: list[str], shares: list[str | None]) -> None:
+    dag = {"train@a": Node([], "gpu"), "ingest": Node([])}
+    found = [share("train@a", dag, slots, place, devices).get("CUDA_VISIBLE_DEVICES") for place in range(slots)]
+    assert found == shares
+    assert "CUDA_VISIBLE_DEVICES" not in share("ingest", dag, slots, 0, devices)
+
+
+def test_stages_side_by_side_have_devices_of_their_own(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cmd = "sleep 1; echo $CUDA_VISIBLE_DEVICES > ${item}"
+    project = make_project(
+        train={"foreach": ["a", "b", "c"], "do": {"cmd": cmd, "meta": {"slot": "gpu"}, "outs": ["${item}"]}}
+    )
+    monkeypatch.chdir(project)
+    monkeypatch.setattr("flows.pipeline._cuda_devices", lambda: ["6", "7"])
+    assert run(gpu_slots=2).state.is_completed()
+    found = [(project / name).read_text().strip() for name in "abc"]
+    assert found[:2] == ["6", "7"]
+    assert found[2] in ("6", "7")

@@ -219,6 +219,27 @@ class TestTheFilmsOfTheProject:
         assert Path("data/raw/1.png").read_bytes() == b"one"
         assert house.piped == [("data/raw", "data/raw/table.csv")]
 
+    @pytest.mark.parametrize("named", [True, False])
+    def test_are_looked_for_where_they_came_from_the_time_before(
+        self, films: Path, house: "House", named: bool
+    ) -> None:
+        if named:
+            project.set_params("data/raw", "data/raw/table.csv", ())
+        source, table = (str(films), str(films.with_name("table.csv"))) if named else (None, None)
+        assert retrain(source, table, min_new_images=1, push=False, return_state=True).is_completed()
+        (films / "2.png").write_bytes(b"two")
+        assert retrain(min_new_images=1, push=False, return_state=True).is_completed()
+        assert Path("data/raw/2.png").read_bytes() == b"two"
+        assert house.piped == [("data/raw", "data/raw/table.csv")] * 2
+
+    def test_are_in_data_raw_once_params_name_another_table(self, films: Path, house: "House") -> None:
+        assert retrain(min_new_images=1, push=False, return_state=True).is_completed()
+        Path("data/raw/2.png").write_bytes(b"two")
+        Path("data/raw/better.csv").write_text("path,label\n")
+        project.set_params("data/raw", "data/raw/better.csv", ())
+        assert retrain(min_new_images=1, push=False, return_state=True).is_completed()
+        assert house.piped[1:] == [("data/raw", "data/raw/better.csv")]
+
     def test_a_copy_that_was_cut_off_is_gone_on_with(self, films: Path, house: "House") -> None:
         (films / "2.png").write_bytes(b"two")
         snapshot.take(films, None, snapshot.Changes(["2.png"], False))

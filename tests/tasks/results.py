@@ -216,9 +216,16 @@ def downstream(real: ImageSet, rare: list[str], rng: np.random.Generator) -> dic
             },
         },
         "sweeps": {
-            "ratio": [{"arm": arm, "ratio": r, "rare_auprc": around(0.68 + 0.02 * r)} for arm, r in rows],
+            "ratio": [
+                {"arm": arm, "ratio": r, "rare_auprc": around(0.68 + 0.02 * r), "differences": {}} for arm, r in rows
+            ],
             "real_fraction": [
-                {"arm": arm, "fraction": f, "rare_auprc": around(0.5 + 0.2 * f + shift)}
+                {
+                    "arm": arm,
+                    "fraction": f,
+                    "rare_auprc": around(0.5 + 0.2 * f + shift),
+                    "differences": {"duplicate": around(shift, 0.02)} if shift else {},
+                }
                 for arm, shift in (("duplicate", 0), ("msg_sagan", 0.03))
                 for f in (0.1, 0.25, 0.5, 1.0)
             ],

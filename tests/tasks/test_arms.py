@@ -114,7 +114,7 @@ def test_jobs_are_what_the_params_ask_for_and_none_twice() -> None:
     more = plain.model_copy(update={"ratios": [0.5], "real_fractions": [0.25], "cross": True})
     found = jobs(more)
     assert found[:6] == jobs(plain)
-    assert len(found) == len(set(found)) == 6 + 2 * 2 + 2 * 2 + 2
+    assert len(found) == len(set(found)) == 6 + 2 * 2 + 3 * 2 + 2
     assert not any(job.main for job in found[6:])
 
 

@@ -36,7 +36,7 @@ SWEPT = Classify(
 
 
 def prepare(folder: Path) -> Path:
-    write_set(folder / "data/curated")
+    write_set(folder / "data/curated", images=150)
     for seed, name in enumerate(("msg_gan", "msg_sagan"), start=1):
         write_set(folder / "data/synthetic" / name, seed)
     (folder / "reports").mkdir()
@@ -82,10 +82,27 @@ def test_sweeps_hold_every_value_and_the_main_experiment(swept: tuple[Path, dict
     adding = ["duplicate", "msg_gan", "classic+msg_sagan"]
     assert [(row["arm"], row["ratio"]) for row in found["ratio"]] == [(a, r) for a in adding for r in (0.5, 1.0)]
     assert [(row["arm"], row["fraction"]) for row in found["real_fraction"]] == [
-        (a, f) for a in adding for f in (0.5, 1.0)
+        (a, f) for a in SWEPT.arms for f in (0.5, 1.0)
     ]
     for row in [*found["ratio"][1::2], *found["real_fraction"][1::2]]:
         assert row["rare_auprc"] == result["arms"][row["arm"]]["rare_auprc"]
+
+
+def test_sweeps_compare_synthetic_images_with_the_controls_at_the_same_value(
+    swept: tuple[Path, dict[str, Any]],
+) -> None:
+    _, result = swept
+    rows = {(row["arm"], row["fraction"]): row for row in result["sweeps"]["real_fraction"]}
+    assert rows["duplicate", 0.5]["differences"] == {}
+    for arm in ("msg_gan", "classic+msg_sagan"):
+        for value in (0.5, 1.0):
+            found = rows[arm, value]["differences"]
+            assert list(found) == ["duplicate", "real"]
+            for control, difference in found.items():
+                apart = rows[arm, value]["rare_auprc"]["mean"] - rows[control, value]["rare_auprc"]["mean"]
+                assert difference["mean"] == pytest.approx(apart, abs=2e-4)
+                assert difference["low"] < difference["mean"] < difference["high"]
+    assert all(list(row["differences"]) == ["duplicate"] for row in result["sweeps"]["ratio"][2:])
 
 
 def test_cross_puts_real_and_synthetic_in_each_others_place(swept: tuple[Path, dict[str, Any]]) -> None:

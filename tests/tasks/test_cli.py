@@ -1,5 +1,6 @@
 """The command line as a user meets it: one sentence and exit code 2 for bad input, never a traceback."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -7,10 +8,40 @@ from pathlib import Path
 
 import pytest
 
+from tasks import cli
+
 
 def xraysynth(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("xraysynth")
     return subprocess.run([program, *arguments], cwd=folder, capture_output=True, text=True, env=dict(os.environ))
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("reports/metrics.json", True),
+        ("{here}/models/msg_gan", True),
+        ("/mnt/out.zip", True),  # an argument
+        ("/mnt/films/DOE^JOHN.dcm", False),
+        ("data/raw/DOE^JOHN.dcm", False),
+        ("{here}/data/raw/DOE^JOHN.dcm", False),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_unless_it_may_be_a_film(
+    file: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = file.format(here=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["xraysynth", "synthesize", "/mnt/out.zip"])
+
+    def refused() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", file)
+
+    monkeypatch.setattr(cli, "app", refused)
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = file if named else "a film, or a file outside of the project"
+    assert capsys.readouterr().err == f"error: Permission denied: {said}\n"
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,18 @@ def test_the_life_cycle_over_the_command_line(register: Register) -> None:
     assert [one["number"] for one in json.loads(run("models", "list", "--json"))] == [3, 2, 1]
 
 
+def test_what_an_attempt_registered_before_it_was_cut_off_is_not_registered_again(
+    register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (register(1), register(2)) == (1, 2)
+    monkeypatch.setenv("XRAYSYNTH_PIPELINE_ID", "another")
+    assert entry.register("msg_gan") == 2
+    projects.write_data(seed=5)  # other films: what is registered then is another version
+    assert register(2) == 3
+    registry.promote()
+    assert entry.register("msg_gan") == 4
+
+
 def test_a_promotion_that_was_cut_off_is_ended_by_the_same_command(register: Register) -> None:
     register(1)
     registry.promote()
