@@ -37,7 +37,7 @@ def sweeps(predictions: pd.DataFrame, classes: list[str], rare: list[str], param
         test = held_out(whole, classes, params.bootstrap)
         fewest = min(test.patients_of(k) for k in focus)
         measured = {
-            value: {arm: measure(at_value[at_value["arm"] == arm], classes, focus, test)[PRIMARY] for arm in arms}
+            value: {str(arm): measure(at_value[at_value["arm"] == arm], classes, focus, test)[PRIMARY] for arm in arms}
             for value, at_value in of_sweep.groupby(column)
         }
         result[name] = [

@@ -95,6 +95,7 @@ def test_what_an_attempt_registered_before_it_was_cut_off_is_not_registered_agai
     assert (register(1), register(2)) == (1, 2)
     monkeypatch.setenv("XRAYSYNTH_PIPELINE_ID", "another")
     assert entry.register("msg_gan") == 2
+    shutil.rmtree(places.CURATED)
     projects.write_data(seed=5)  # other films: what is registered then is another version
     assert register(2) == 3
     registry.promote()
