@@ -30,7 +30,8 @@ def publish() -> None:
         create_table_artifact(rows, key="results", description=plain(sentence))
     if SAMPLES.is_file():
         text = f"![Synthetic radiographs]({data_url(SAMPLES.read_bytes())})"
-        create_markdown_artifact(text, key="samples", description=f"Synthetic radiographs, {SAMPLES}.")
+        rows = " A row a class: " + ", ".join(map(plain, imbalance["classes"])) + "." if imbalance else ""
+        create_markdown_artifact(text, key="samples", description=f"Synthetic radiographs, {SAMPLES}.{rows}")
     create_markdown_artifact(where_to_read_on(), key="links", description="Where to read on.")
     for path in (VERDICT, METRICS, IMBALANCE, SAMPLES):
         if not path.is_file():
@@ -73,7 +74,7 @@ def data_url(picture: bytes) -> str:
 
 def plain(text: str) -> str:
     """For markdown: names of classes come from the data and must not become links or pictures."""
-    return re.sub(r"([^\w\s.,:;%])", r"\\\1", text)
+    return re.sub(r"([!-$&-+\-/<-@\[-^`{-~])", r"\\\1", text)  # of other signs markdown would show the backslash
 
 
 def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -176,7 +176,7 @@ def _judged(commands: Commands, new: int, margin: float, seeds: int, push: bool)
         NOTHING_TO_REGISTER.write_text(raw_digest(RAW_DVC), encoding="utf-8")
     pushed = _push(commands) if push else "not asked for"
     text = story(new, read_report(DRIFT), verdict, contest, decision, pushed)
-    create_markdown_artifact(text, key="retrain", description=f"{plain(decision)}.")
+    create_markdown_artifact(text, key="retrain", description=f"{plain(_capital(decision))}.")
     message = f"{decision}: {reason}"
     if pushed == "failed":
         return Failed(message=f"{message} But {PUSH_FAILED}")
@@ -216,12 +216,12 @@ def story(
 ) -> str:
     """What happened, in markdown; every word that may come from the data is escaped. `contest`: None without one."""
     now = "The champion stays; nothing is to be done."
-    if contest and contest["promote"] and contest["champion"] is None:
-        now = "There is no champion before it to go back to."
+    if contest and contest["champion"] is None:
+        now = "There is no champion before it to go back to." if contest["promote"] else "There is still no champion."
     elif contest and contest["promote"]:
         now = "`xraysynth models rollback` brings the champion before it back."
     lines = [
-        f"# {plain(decision[0].upper() + decision[1:])}",
+        f"# {plain(_capital(decision))}",
         "",
         plain(contest["reason"]) if contest else "The verdict is about no generator, so there is none to compare.",
         "",
@@ -249,6 +249,10 @@ def story(
     return "\n".join(lines)
 
 
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
+
+
 def _comparison(contest: dict[str, Any]) -> list[str]:
     """Of the story, what is about two generators."""
     champion = contest["champion"]
@@ -260,7 +264,7 @@ def _comparison(contest: dict[str, Any]) -> list[str]:
         mean, low, high = ("–" if value is None else f"{value:+.3f}" for value in ends)
         numbers = f"{plain(contest['measure'])} {mean} (interval {low} to {high}, margin {contest['margin']:g})"
     gates = [
-        f"| {plain(name)} | {'passed' if gate['passed'] else '**not passed**'} | {plain(gate['sentence'])} |"
+        f"- {plain(name)}: {'passed' if gate['passed'] else '**not passed**'}. {plain(gate['sentence'])}"
         for name, gate in contest["gates"].items()
     ]
     return [
@@ -268,8 +272,6 @@ def _comparison(contest: dict[str, Any]) -> list[str]:
         "",
         f"On the same current test split: {numbers}.",
         "",
-        "| gate | | |",
-        "|---|---|---|",
         *gates,
         "",
     ]
