@@ -30,8 +30,8 @@ def publish() -> None:
         create_table_artifact(rows, key="results", description=plain(sentence))
     if SAMPLES.is_file():
         text = f"![Synthetic radiographs]({data_url(SAMPLES.read_bytes())})"
-        rows = " A row a class: " + ", ".join(map(plain, imbalance["classes"])) + "." if imbalance else ""
-        create_markdown_artifact(text, key="samples", description=f"Synthetic radiographs, {SAMPLES}.{rows}")
+        named = " A row a class: " + ", ".join(map(plain, imbalance["classes"])) + "." if imbalance else ""
+        create_markdown_artifact(text, key="samples", description=f"Synthetic radiographs, {SAMPLES}.{named}")
     create_markdown_artifact(where_to_read_on(), key="links", description="Where to read on.")
     for path in (VERDICT, METRICS, IMBALANCE, SAMPLES):
         if not path.is_file():
