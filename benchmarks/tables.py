@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from tasks.comparison import ALWAYS_COMPARED
 from tasks.curated import SPLITS
 from tasks.report import MEASURES
 
@@ -57,7 +58,8 @@ def main() -> None:
         print(table(["arm", "against", "change of rare_auprc", "minimum effect"], differences(downstream)))
     if any(downstream["sweeps"].values()):
         print()
-        print(table(["arm", "ratio", "share of the real images", "rare_auprc"], sweeps(downstream)))
+        against = (f"against {control}" for control in ALWAYS_COMPARED)
+        print(table(["arm", "ratio", "share of the real images", "rare_auprc", *against], sweeps(downstream)))
     if downstream["cross"]:
         print()
         cells = (
@@ -104,10 +106,10 @@ def differences(downstream: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def sweeps(downstream: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """Both sweeps, one below the other."""
-    for row in downstream["sweeps"]["ratio"]:
-        yield row["arm"], f"{row['ratio']:g}", "", spread(row["rare_auprc"])
-    for row in downstream["sweeps"]["real_fraction"]:
-        yield row["arm"], "", f"{row['fraction']:g}", spread(row["rare_auprc"])
+    for row in downstream["sweeps"]["ratio"] + downstream["sweeps"]["real_fraction"]:
+        where = (f"{row[column]:g}" if column in row else "" for column in ("ratio", "fraction"))
+        found = (row["differences"].get(control) for control in ALWAYS_COMPARED)
+        yield row["arm"], *where, spread(row["rare_auprc"]), *(spread(value) if value else "" for value in found)
 
 
 def training(name: str) -> tuple[str, str, str, str]:
