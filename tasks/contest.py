@@ -25,7 +25,7 @@ from tasks.gates import Gate, gates
 from tasks.params import Params
 from tasks.places import CHALLENGER, CHAMPION
 from tasks.progress import track
-from tasks.quality import MIN_IMAGES, variety
+from tasks.quality import MIN_IMAGES, of_several, variety
 
 CONTROL = "duplicate"  # trained as well: how much trainings vary is estimated over three arms rather than two
 ADDING = "msg_gan"  # the arm of stage `classify` that both are: real images and synthetic ones as the plan says
@@ -178,9 +178,11 @@ class _Drawn:
         """MS-SSIM of pairs by class, as in the reports of stage `quality`; nothing of classes with too few images."""
         found = {}
         for label in self._plan:
-            pair = [some.where(label=label).images for some in (self._films, images)]
-            if min(map(len, pair)) >= MIN_IMAGES:
-                (floor, _, _), (value, low, high) = (variety(some, self._params.quality) for some in pair)
+            films, drawn = (some.where(label=label) for some in (self._films, images))
+            patients = films.manifest["patient_id"].to_numpy()
+            if min(len(films.images), len(drawn.images)) >= MIN_IMAGES and of_several(patients):
+                floor, _, _ = variety(films.images, self._params.quality, patients)
+                value, low, high = variety(drawn.images, self._params.quality)
                 ms_ssim = {"value": value, "low": low, "high": high, "floor": floor}
                 found[label] = {"measures": {"ms_ssim": ms_ssim}}
         return found

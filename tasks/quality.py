@@ -56,7 +56,7 @@ def run(
             patients = films.manifest["patient_id"].to_numpy()
             if len(films.images) < MIN_IMAGES or len(images) < MIN_IMAGES:
                 result["left_out"][label] = f"Fewer than {MIN_IMAGES} real or synthetic images: there is no floor."
-            elif min(map(len, halves(patients, np.random.default_rng(params.seed)))) < MIN_IMAGES // 2:
+            elif not of_several(patients):
                 result["left_out"][label] = "Nearly all real images are of one patient: there is no floor."
             else:
                 result["classes"][label] = measure(films.images, images, network, params, published, patients)
@@ -84,7 +84,9 @@ def measure(
     rng = np.random.default_rng(params.seed)
     blurred, noisy = blur(real), noise(real, rng)
     n = min(*map(len, halves(patients, rng)), len(synthetic))
-    result = _pair_measures(real, synthetic, blurred, noisy, params)
+    floor, *damaged = (variety(some, params, patients)[0] for some in (real, blurred, noisy))
+    others = {"floor": floor, **dict(zip(("blurred", "noisy"), damaged, strict=True)), "one_image": 1.0}
+    result = {"ms_ssim": _entry("ms_ssim", variety(synthetic, params), others)}
     images = {"real": real, "synthetic": synthetic, "blurred": blurred, "noisy": noisy}
     extractors: list[tuple[Encoder | Inception, int, Measure]] = [(network, 256, _of_encoder(min(5, n - 1)))]
     if published is not None:
@@ -94,6 +96,11 @@ def measure(
         result |= _feature_measures(features, patients, n, params, measures)
     counts = {"real": len(real), "synthetic": len(synthetic), "compared": n}
     return {"images": counts, "measures": {name: result[name] for name in BETTER if name in result}}
+
+
+def of_several(patients: np.ndarray) -> bool:
+    """Whether films (N,) are of so many patients that halves of them, and pairs, can be of different ones."""
+    return min(map(len, halves(patients, np.random.default_rng(0)))) >= MIN_IMAGES // 2
 
 
 def blur(images: np.ndarray, sigma: float = BLUR) -> np.ndarray:
@@ -162,20 +169,18 @@ def _feature_measures(
     }
 
 
-def _pair_measures(
-    real: np.ndarray, synthetic: np.ndarray, blurred: np.ndarray, noisy: np.ndarray, params: Quality
-) -> dict[str, dict[str, Any]]:
-    """MS-SSIM of pairs. Its mean does not depend on how many images there are, so all of them are used."""
+def variety(images: np.ndarray, params: Quality, patients: np.ndarray | None = None) -> tuple[float, float, float]:
+    """MS-SSIM of pairs of images (N, H, W), N >= 2: mean, and the ends of its interval. Low is varied.
 
-    damaged = {"blurred": variety(blurred, params)[0], "noisy": variety(noisy, params)[0]}
-    others = {"floor": variety(real, params)[0], **damaged, "one_image": 1.0}
-    return {"ms_ssim": _entry("ms_ssim", variety(synthetic, params), others)}
-
-
-def variety(images: np.ndarray, params: Quality) -> tuple[float, float, float]:
-    """MS-SSIM of pairs of images (N, H, W), N >= 2: mean, and the ends of its interval. Low is varied."""
+    Its mean does not depend on how many images there are. Pairs of one of `patients` (N,), who are more alike, are left
+    out; there must be others.
+    """
+    index = balanced_pairs(len(images), params.pairs, params.seed)
     values = ms_ssim_pairs(images, params.pairs, params.seed)
-    return mean_of_pairs(values, balanced_pairs(len(images), params.pairs, params.seed))
+    if patients is not None:
+        apart = patients[index[:, 0]] != patients[index[:, 1]]
+        index, values = index[apart], values[apart]
+    return mean_of_pairs(values, index)
 
 
 def _entry(name: str, value: tuple[float, float, float], others: Mapping[str, float]) -> dict[str, Any]:

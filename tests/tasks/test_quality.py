@@ -128,6 +128,18 @@ def test_films_of_one_patient_in_both_halves_would_lower_the_floor(network: Enco
     assert floors[0] < floors[1] - 0.2
 
 
+def test_pairs_of_one_patient_are_none_of_the_floor_of_variety(network: Encoder) -> None:
+    """Ten patients with six films each, which differ by little: one pair in twelve is of one patient."""
+    alike, patients = quality.noise(np.repeat(films(10, seed=5), 6, axis=0), np.random.default_rng(0), 2), np.arange(60)
+    by_patient, by_image = (
+        quality.measure(alike, films(60, seed=1), network, PARAMS, patients=of)["measures"]["ms_ssim"]
+        for of in (patients // 6, patients)
+    )
+    assert by_patient["value"] == by_image["value"]
+    assert by_patient["floor"] < by_image["floor"] - 0.01
+    assert by_patient["floor"] == pytest.approx(quality.variety(films(10, seed=5), PARAMS)[0], abs=0.05)
+
+
 @pytest.mark.parametrize("n", [4, 5, 7])
 def test_the_smallest_sets_give_finite_numbers(n: int, real: np.ndarray, network: Encoder) -> None:
     json.dumps(quality.measure(real[:n], films(4, seed=1), network, PARAMS), allow_nan=False)
