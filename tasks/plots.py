@@ -223,18 +223,20 @@ def alarms(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def sweep(rows: Sequence[Mapping[str, Any]], key: str, name: str, reference: Mapping[str, float]) -> Figure:
-    """rare_auprc of each arm over `key`, with intervals; `reference` are values drawn as lines across: {arm: value}."""
+    """rare_auprc of each arm over `key`, with intervals; `reference` are values drawn as lines across: {arm: value}.
+
+    Arms stand beside each other at a value, for their intervals overlap.
+    """
     figure, (axes,) = new_figure(*PANEL)
-    for arm in dict.fromkeys(row["arm"] for row in rows):
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    for place, arm in enumerate(arms):
         points = sorted((row for row in rows if row["arm"] == arm), key=lambda row: row[key])
-        x, (mean, low, high) = (
-            [row[key] for row in points],
-            (_numbers([row["rare_auprc"][k] for row in points]) for k in ("mean", "low", "high")),
-        )
+        mean, low, high = (_numbers([row["rare_auprc"][k] for row in points]) for k in ("mean", "low", "high"))
+        x = np.array([row[key] for row in points]) + 0.018 * (place - (len(arms) - 1) / 2)
         colour, dashes = arm_style(arm)
-        axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
+        axes.vlines(x, low, high, color=colour, alpha=0.4, linewidth=1.5)
         axes.plot(x, mean, color=colour, linestyle=dashes, marker="o", ms=3.5)
     for arm, value in reference.items():
         axes.axhline(value, color=arm_style(arm)[0], linewidth=1, linestyle=":")
-    axes.set(xlabel=name, ylabel="AUPRC of the rare classes")
+    axes.set(xlabel=name, ylabel="AUPRC of the rare classes", xticks=sorted({row[key] for row in rows}))
     return figure
