@@ -108,12 +108,12 @@ def _run_all(dag: Dag, commands: Commands, force: bool, slots: dict[str, int], d
     while waiting or len(finished) < len(runs):
         for stage, node in list(waiting.items()):
             taken = {places[name] for name in runs if name not in finished and dag[name].slot == node.slot}
-            free = sorted(set(range(slots[node.slot])) - taken)
-            if not finished.issuperset(node.above) or not free:
+            place = min(set(range(slots[node.slot])) - taken, default=None)
+            if not finished.issuperset(node.above) or place is None:
                 continue
             del waiting[stage]
-            places[stage] = free[0]
-            env = share(stage, dag, slots[node.slot], free[0], devices)
+            places[stage] = place
+            env = share(stage, dag, slots[node.slot], place, devices)
             above = [runs[name] for name in node.above]
             runs[stage] = run_step.submit(
                 stage, repro(stage, force=force), commands, env, wait_for=above, return_state=False

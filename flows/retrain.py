@@ -1,6 +1,5 @@
 """The scheduled flow: new films in, a challenger out, which becomes the champion only if it is surely better."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from flows.artifacts import plain, where_to_read_on
 from flows.pipeline import Slots, pipeline
 from flows.stage import Commands, dvc
 from flows.steps import BAD_INPUT, run_step
+from tasks.curated import write_json
 from tasks.errors import Unavailable, UserError
 from tasks.labels import needs_table
 from tasks.params import PARAMS_FILE, Ingest, load
@@ -81,7 +81,7 @@ def retrain(
                 return _with_what_is_owed(skipped, push, commands)
             if push:
                 PUSH_OWED.touch()
-            DELIVERED.write_text(json.dumps([str(folder), str(table) if table else None]), encoding="utf-8")
+            write_json(DELIVERED, {"source": str(folder), "labels": str(table) if table else None})
             take(folder, table, found)
             _step("dvc add", dvc("--wait-for-lock", "add", "--quiet", str(RAW)), commands)
             here = str(RAW / table.name) if table else None
@@ -107,9 +107,8 @@ def take(source: Path, labels: Path | None, found: snapshot.Changes) -> None:
 
 def _last_time(ingest: Ingest) -> tuple[str | None, str | None]:
     """Source and labels of the last run that took films in, while params.yaml says what it left there."""
-    if not DELIVERED.is_file():
-        return None, None
-    source, labels = json.loads(DELIVERED.read_text(encoding="utf-8"))
+    last = read_report(DELIVERED)
+    source, labels = last.get("source"), last.get("labels")
     left = RAW, RAW / (Path(labels).name if labels else "")
     return (source, labels) if (Path(ingest.source), Path(ingest.labels)) == left else (None, None)
 

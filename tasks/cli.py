@@ -4,6 +4,7 @@ Without arguments a command does the stage's part of the pipeline in the working
 Imports are made where they are needed: `xraysynth --help` must not wait for torch.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,12 +28,13 @@ from tasks.places import (
     MODELS,
     PREDICTIONS,
     QUALITY,
-    RAW,
     REPORT,
     REPORT_PLOTS,
     SYNTHETIC,
     VERDICT,
 )
+
+OWN = (CURATED, SYNTHETIC, MODELS, REPORT.parent, Path(".xraysynth"))  # written by stages, under names of their own
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -240,13 +242,12 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
-        place = f": {_place(error.filename)}" if error.filename else ""
+        place = f": {_place(os.fsdecode(error.filename))}" if error.filename else ""
         print(f"error: {error.strerror or error}{place}", file=sys.stderr)
         sys.exit(2)
 
 
 def _place(file: str) -> str:
-    """The file, if it may be named: a film's name may tell whose it is, and any file outside may be a film."""
-    path, raw = Path(file).absolute(), RAW.absolute()
-    named = path.is_relative_to(Path.cwd()) and not path.is_relative_to(raw)
-    return file if named or file in sys.argv else "a film, or a file outside of the project"
+    """The file, if it is an argument or one of the project's own: any other may be a film, whose name may tell whose."""
+    own = any(Path(file).absolute().is_relative_to(place.absolute()) for place in OWN)
+    return file if own or file in sys.argv else "a film, or a file outside of the project"

@@ -15,7 +15,7 @@ from scipy import stats
 
 from tasks import curated, registry
 from tasks.places import CHAMPION
-from tasks.summary import Summary, histogram, marks, shares, statistics, summarise
+from tasks.summary import FEWEST, Summary, counts, histogram, marks, shares, statistics
 
 LARGE_PSI = 0.25  # population stability index: below 0.1 little, above 0.25 a shift (practice of credit scoring)
 LARGE_VARIATION = 0.05  # total variation distance of the class shares
@@ -47,10 +47,10 @@ def compare(before: Summary, train: curated.ImageSet) -> Found:
     """
     found, warnings = _compared(before, train, "The")
     warnings = _other_classes(found["classes"]) + warnings
-    sides = before["size"], train.images.shape[-1]
-    if sides[0] != sides[1]:
+    side = train.images.shape[-1]
+    if before["size"] != side:
         warnings.append(
-            "The images had {} pixels a side and have {}: their statistics are not compared.".format(*sides)
+            f"The images had {before['size']} pixels a side and have {side}: their statistics are not compared."
         )
     unseen = train.keep(~np.isin(marks(train), before.get("seen", [])))
     new: Found = {}
@@ -65,13 +65,13 @@ def compare(before: Summary, train: curated.ImageSet) -> Found:
 
 def _compared(before: Summary, films: curated.ImageSet, the: str) -> tuple[Found, list[str]]:
     """classes and images, and the warnings, which begin with `the`; images of another size are left out."""
-    now = summarise(films)
-    classes, images = class_balance(before["counts"], now["counts"]), {}
+    now = counts(films)
+    classes, images = class_balance(before["counts"], now), {}
     warnings = []
     if classes["p"] is not None and classes["p"] < UNLIKELY and classes["total_variation"] > LARGE_VARIATION:
         warnings.append(f"{the} class balance has moved by {classes['total_variation']:.1%} of the films.")
-    if before["size"] == now["size"]:
-        common = [label for label in before["images"] if label in now["images"]]
+    if before["size"] == films.images.shape[-1]:
+        common = [label for label in before["images"] if now.get(label, 0) >= FEWEST]
         for label in common:
             images[label] = _image_statistics(before, films, label)
             warnings += _image_warnings(the, label, images[label], UNLIKELY / (3 * len(common)))

@@ -84,8 +84,8 @@ def measure(
     rng = np.random.default_rng(params.seed)
     blurred, noisy = blur(real), noise(real, rng)
     n = min(*map(len, halves(patients, rng)), len(synthetic))
-    floor, *damaged = (variety(some, params, patients)[0] for some in (real, blurred, noisy))
-    others = {"floor": floor, **dict(zip(("blurred", "noisy"), damaged, strict=True)), "one_image": 1.0}
+    of_real = {"floor": real, "blurred": blurred, "noisy": noisy}
+    others = {kind: variety(some, params, patients)[0] for kind, some in of_real.items()} | {"one_image": 1.0}
     result = {"ms_ssim": _entry("ms_ssim", variety(synthetic, params), others)}
     images = {"real": real, "synthetic": synthetic, "blurred": blurred, "noisy": noisy}
     extractors: list[tuple[Encoder | Inception, int, Measure]] = [(network, 256, _of_encoder(min(5, n - 1)))]

@@ -31,10 +31,15 @@ def summarise(images: ImageSet) -> Summary:
     classes = {label: images.where(label=label).images for label in images.classes}
     return {
         "size": int(images.images.shape[-1]),
-        "counts": {label: len(films) for label, films in classes.items()},
+        "counts": counts(images),
         "seen": sorted(marks(images)),
         "images": {label: _of_class(films) for label, films in classes.items() if len(films) >= FEWEST},
     }
+
+
+def counts(images: ImageSet) -> dict[str, int]:
+    """How many images each class has."""
+    return {label: int((images.manifest["label"] == label).sum()) for label in images.classes}
 
 
 def marks(images: ImageSet) -> list[str]:

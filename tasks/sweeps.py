@@ -55,12 +55,13 @@ def sweeps(predictions: pd.DataFrame, classes: list[str], rare: list[str], param
 
 def _differences(arm: str, measured: Mapping[str, np.ndarray], fewest: int, confidence: float) -> dict[str, Any]:
     """Of an arm with synthetic images to the controls that are there, {control: interval}; none of another arm."""
-    if arm not in GENERATOR_OF:
+    controls = [control for control in ALWAYS_COMPARED if control in measured]
+    if arm not in GENERATOR_OF or not controls:
         return {}
+    between = seeds_of(measured)
     return {
-        control: paired_difference(measured[arm], measured[control], fewest, seeds_of(measured)).interval(confidence)
-        for control in ALWAYS_COMPARED
-        if control in measured
+        control: paired_difference(measured[arm], measured[control], fewest, between).interval(confidence)
+        for control in controls
     }
 
 

@@ -24,6 +24,8 @@ def xraysynth(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
         ("/mnt/out.zip", True),  # an argument
         ("/mnt/films/DOE^JOHN.dcm", False),
         ("data/raw/DOE^JOHN.dcm", False),
+        ("films/DOE^JOHN.dcm", False),
+        ("data/curated/shard-00000.npy", True),
         ("{here}/data/raw/DOE^JOHN.dcm", False),
     ],
 )
