@@ -248,6 +248,6 @@ def main() -> None:
 
 
 def _place(file: str) -> str:
-    """The file, if it is an argument or one of the project's own: any other may be a film, whose name may tell whose."""
+    """The file, if it is an argument or the project's own: any other may be a film, whose name may tell whose."""
     own = any(Path(file).absolute().is_relative_to(place.absolute()) for place in OWN)
     return file if own or file in sys.argv else "a film, or a file outside of the project"
