@@ -1,5 +1,6 @@
 """On demand: images of a class from the champion of the registry, as a zip and a contact sheet."""
 
+import json
 import re
 import tempfile
 import zipfile
@@ -17,6 +18,7 @@ from flows.artifacts import data_url, plain
 from flows.stage import Commands
 from flows.steps import run_step
 from tasks import curated
+from tasks.params import MAX_TRUNCATION
 from tasks.places import CHAMPION
 
 EXPORTS = Path("exports")
@@ -31,7 +33,7 @@ def synthesize(
     count: Annotated[int, Field(ge=1, le=100_000)] = 100,
     format: Form = "png",
     seed: Annotated[int, Field(ge=0)] = 0,
-    truncation: Annotated[float, Field(ge=0.01, le=1)] = 1.0,
+    truncation: Annotated[float, Field(ge=0.01, le=MAX_TRUNCATION)] | None = None,
 ) -> State[Any]:
     """Draw images of one class from the champion and pack them into a zip in the folder `exports` of the project.
 
@@ -40,13 +42,14 @@ def synthesize(
         count: how many images.
         format: png, or dicom with SyntheticData = YES.
         seed: the same seed draws the same images.
-        truncation: below 1 safer and less varied images.
+        truncation: below 1 safer and less varied images, above 1 more varied ones; by default as params.yaml says.
     """
     commands = Commands({})
     with tempfile.TemporaryDirectory() as temporary:
         images = Path(temporary) / "images"
         command = ["xraysynth", "synthesize", CHAMPION, str(images), f"--label={label}", f"--count={count}"]
-        command += [f"--format={format}", f"--seed={seed}", f"--truncation={truncation:g}"]
+        command += [f"--format={format}", f"--seed={seed}"]
+        command += [] if truncation is None else [f"--truncation={truncation:g}"]
         try:
             state = run_step("synthesize", command, commands, return_state=True)
         except BaseException:
@@ -61,7 +64,8 @@ def synthesize(
                 packed.write(file, file.relative_to(images))
         text = f"`{archive}`, in the project's folder, holds {len(files)} images."
         text += f"\n\n![Contact sheet]({data_url(contact_sheet(files[:SHOWN]))})"
-    what = f"Synthetic images of {plain(label)}: {len(files)}, seed {seed}, truncation {truncation:g}."
+        drawn = json.loads((images / "dataset.json").read_text(encoding="utf-8"))
+    what = f"Synthetic images of {plain(label)}: {len(files)}, seed {seed}, truncation {drawn['truncation']:g}."
     create_markdown_artifact(text, key="contact-sheet", description=what)
     return Completed(message=f"{len(files)} images in {archive}")
 

@@ -99,7 +99,8 @@ class Generator(nn.Module):
         """z (B, latent_dim) float32, y (B,) int64 -> [(B, 1, r, r) float32 for r = 4 .. resolution].
 
         z is put on the hypersphere here, so no caller can forget it. `truncation` below 1 shrinks it from
-        there towards the origin, where only class and biases speak: less variety, more typical images.
+        there towards the origin, where only class and biases speak: less variety, more typical images. Above 1 it
+        is moved outward, where no latent of training was: more variety, less like films.
         """
         z = on_sphere(z) * truncation
         if self.embed is not None:

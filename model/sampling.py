@@ -101,7 +101,7 @@ def sample(generator: Generator, label: int, count: int, seed: int, truncation: 
     """uint8 (count, H, W): images 0 .. count - 1 of a class and seed.
 
     Image k is bitwise the same whatever `count`; on another device or with another number of threads it is the same
-    within rounding. No two classes share a latent. `truncation` from 0 to 1: see Generator.forward. Raises ValueError
+    within rounding. No two classes share a latent. `truncation`, 0 or more: see Generator.forward. Raises ValueError
     for a class the generator does not have.
     """
     side = generator.config.resolution

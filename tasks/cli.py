@@ -133,7 +133,12 @@ def synthesize(
     form: Annotated[Literal["shards", "png", "dicom"], typer.Option("--format")] = "shards",
     seed: Annotated[int | None, typer.Option(min=0, help="[default: synthesize.seed]")] = None,
     truncation: Annotated[
-        float | None, typer.Option(min=0.01, max=1, help="Below 1: less varied [default: synthesize.truncation].")
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=params_module.MAX_TRUNCATION,
+            help="Below 1 less varied, above 1 more [default: synthesize.truncation].",
+        ),
     ] = None,
     curated: Annotated[
         Path | None,

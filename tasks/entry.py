@@ -66,7 +66,7 @@ def register(name: str) -> int:
     with registry.store() as client, tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         _stage(staged, folder, passed)
-        model_id = _log(client, name, staged)
+        model_id = _log(client, name, staged, drawn["truncation"])
         _named(client)
         made = client.create_model_version(
             registry.NAME,
@@ -138,8 +138,8 @@ def _absolute(values: Any) -> Iterator[str]:
         yield values
 
 
-def _log(client: MlflowClient, name: str, staged: Path) -> str:
-    """Log the model; returns its id."""
+def _log(client: MlflowClient, name: str, staged: Path, truncation: float) -> str:
+    """Log the model, which draws with `truncation` unless it is told otherwise; returns its id."""
     mlflow.set_experiment(experiment_id=experiment_id(client, tracking.store_uri()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature says it all
@@ -149,6 +149,7 @@ def _log(client: MlflowClient, name: str, staged: Path) -> str:
             code_paths=[str(staged / "model")],
             artifacts={"generator": str(staged / "generator"), "record": str(staged / "record")},
             signature=SIGNATURE,
+            model_config={"truncation": truncation},
             pip_requirements=[f"{package}=={installed(package).partition('+')[0]}" for package in PACKAGES],
         )
     return str(logged.model_id)

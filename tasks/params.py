@@ -30,6 +30,7 @@ GENERATOR_OF = {**{name: name for name in SYNTHETIC_ARMS}, "classic+msg_sagan": 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
+MAX_TRUNCATION = 2.0
 
 
 def _power_of_two(value: int) -> int:
@@ -138,7 +139,7 @@ class Encoder(Section):
 
 
 class Synthesize(Section):
-    truncation: Annotated[float, Field(gt=0, le=1)] = 1.0
+    truncation: Annotated[float, Field(gt=0, le=MAX_TRUNCATION)] = 1.0
     max_copies: Annotated[float, Field(ge=0, lt=1)] = 0.2
     seed: Seed = 0
 

@@ -74,11 +74,11 @@ def test_the_global_random_state_is_neither_used_nor_changed(generator: Generato
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_truncation_reduces_variety(generator: Generator) -> None:
+def test_truncation_decides_about_variety(generator: Generator) -> None:
     def variety(truncation: float) -> float:
         return float(sample(generator, 0, 32, 0, truncation).std(0).mean())
 
-    assert variety(0.0) <= 0.01 < variety(0.5)
+    assert variety(0.0) <= 0.01 < variety(0.5) < variety(1.0) < variety(1.5)
 
 
 def test_nothing_asked_nothing_drawn(generator: Generator) -> None:

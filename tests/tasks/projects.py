@@ -21,7 +21,7 @@ def write_data(images: int = 75, disc: float = 90, side: int = SIDE, seed: int =
     imbalance.run(places.CURATED, places.IMBALANCE, places.IMBALANCE_PLOTS, Imbalance())
 
 
-def write_generator(name: str, seed: int, classes: list[str] | None = None) -> None:
+def write_generator(name: str, seed: int, classes: list[str] | None = None, truncation: float = 1.0) -> None:
     """An untrained generator that says that it learnt from the curated set, what it draws, and the verdict on it."""
     real = curated.load(places.CURATED)
     classes = classes or real.classes
@@ -34,7 +34,8 @@ def write_generator(name: str, seed: int, classes: list[str] | None = None) -> N
     save_generator(folder, generator, classes, {"data_digest": real.digest, "params": {}})
     (folder / "card.md").write_text(f"# {name}\n\nA generator for a test.\n", encoding="utf-8")
     plan = synthesize.planned(places.IMBALANCE) if classes == real.classes else {}
-    synthesize.run(folder, places.SYNTHETIC / name, plan, Synthesize(), curated_folder=places.CURATED)
+    params = Synthesize(truncation=truncation)
+    synthesize.run(folder, places.SYNTHETIC / name, plan, params, curated_folder=places.CURATED)
     measures = {"ms_ssim": {"value": 0.4, "low": 0.38, "high": 0.42, "floor": 0.4}}
     quality = {"model": name, "classes": {label: {"measures": measures} for label in plan}}
     curated.write_json(places.QUALITY / f"{name}.json", quality)

@@ -24,8 +24,10 @@ from PIL import Image
 from model.sampling import sample
 from tasks import entry, places, registry, synthesize
 from tasks.errors import UserError
+from tasks.params import MAX_TRUNCATION
 from tests.tasks import projects
 
+TRUNCATION = 1.3  # of the images by which the entry was judged
 STARTS_S = 240  # a server on a busy machine
 REQUESTS: list[dict[str, Any]] = [
     {"label": "rare", "count": 3, "seed": 5, "truncation": 0.7},
@@ -105,7 +107,7 @@ def project(mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
             patch.setenv("MLFLOW_TRACKING_URI", uri)
             projects.write_data()
             projects.write_versioned()
-            projects.write_generator("msg_gan", seed=1)
+            projects.write_generator("msg_gan", seed=1, truncation=TRUNCATION)
             entry.register("msg_gan")
             registry.promote()
             yield folder
@@ -114,7 +116,7 @@ def project(mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def expected(request: dict[str, Any]) -> np.ndarray:
     generator, config = synthesize.load(places.MODELS / "msg_gan")
     number = config["classes"].index(request["label"])
-    return sample(generator, number, request["count"], request["seed"], request.get("truncation", 1.0))
+    return sample(generator, number, request["count"], request["seed"], request.get("truncation", TRUNCATION))
 
 
 def images(answer: list[dict[str, Any]]) -> np.ndarray:
@@ -166,6 +168,7 @@ def test_a_request_for_images_is_answered_with_pngs(project: Path) -> None:
             ({"label": "../../etc"}, "it has normal, rare"),
             ({"label": "rare", "count": 1_000_000}, "count must be from 1 to 1000"),
             ({"label": "rare", "truncation": 0.0}, "truncation above 0"),
+            ({"label": "rare", "truncation": MAX_TRUNCATION * 1.01}, f"at most {MAX_TRUNCATION:g}"),
             ({"label": "rare", "seed": -1}, "seed 0 or more"),
             ({"count": 1}, "label"),
         ):
