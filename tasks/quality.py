@@ -173,14 +173,16 @@ def variety(images: np.ndarray, params: Quality, patients: np.ndarray | None = N
     """MS-SSIM of pairs of images (N, H, W), N >= 2: mean, and the ends of its interval. Low is varied.
 
     Its mean does not depend on how many images there are. Pairs of one of `patients` (N,), who are more alike, are left
-    out; there must be others.
+    out, and more are drawn where fewer than half would be left; there must be others.
     """
-    index = balanced_pairs(len(images), params.pairs, params.seed)
-    values = ms_ssim_pairs(images, params.pairs, params.seed)
-    if patients is not None:
-        apart = patients[index[:, 0]] != patients[index[:, 1]]
-        index, values = index[apart], values[apart]
-    return mean_of_pairs(values, index)
+    if patients is None:
+        patients = np.arange(len(images))
+    count = params.pairs
+    index = balanced_pairs(len(images), count, params.seed)
+    while 2 * (apart := patients[index[:, 0]] != patients[index[:, 1]]).sum() < params.pairs and len(index) == count:
+        count *= 2
+        index = balanced_pairs(len(images), count, params.seed)
+    return mean_of_pairs(ms_ssim_pairs(images, count, params.seed)[apart], index[apart])
 
 
 def _entry(name: str, value: tuple[float, float, float], others: Mapping[str, float]) -> dict[str, Any]:

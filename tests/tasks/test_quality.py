@@ -140,6 +140,16 @@ def test_pairs_of_one_patient_are_none_of_the_floor_of_variety(network: Encoder)
     assert by_patient["floor"] == pytest.approx(quality.variety(films(10, seed=5), PARAMS)[0], abs=0.05)
 
 
+def test_a_set_that_is_nearly_all_of_one_patient_has_a_floor_of_variety() -> None:
+    """Of the first twenty pairs of these 400 films none is of two patients, so more are drawn."""
+    alike = quality.noise(np.repeat(films(1, seed=5), 400, axis=0), np.random.default_rng(0), 2)
+    params, others = Quality(pairs=20), np.arange(400) < 4
+    assert quality.of_several(np.where(others, np.arange(400), 4))
+    alike[others] = films(4, seed=1)
+    value, low, high = quality.variety(alike, params, np.where(others, np.arange(400), 4))
+    assert 0 < low < value < high < quality.variety(alike, params)[0]
+
+
 @pytest.mark.parametrize("n", [4, 5, 7])
 def test_the_smallest_sets_give_finite_numbers(n: int, real: np.ndarray, network: Encoder) -> None:
     json.dumps(quality.measure(real[:n], films(4, seed=1), network, PARAMS), allow_nan=False)

@@ -1,0 +1,111 @@
+"""With which truncation should images be drawn? The generators of the last run in this folder, drawn with several.
+
+python -m benchmarks.truncation --values 0.8 1 1.2 1.4
+
+Measures of the images beside their floor, and what classifiers gain by them, on validation, by which a setting may be
+chosen, and on test. Params are those of the folder; nothing of the run is changed.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.tables import read, spread, table
+from tasks import curated, encoder, params, places, quality, synthesize
+from tasks.arms import training_set
+from tasks.classify import train_and_predict
+from tasks.comparison import ALWAYS_COMPARED, PRIMARY, HeldOut, held_out, measure, seeds_of
+from tasks.curated import ImageSet
+from tasks.differences import paired_difference
+from tasks.params import GENERATOR_OF, Params
+from tasks.progress import track
+
+SHOWN = ("ms_ssim", "frechet_xray", "precision", "coverage")
+Scenario = tuple[str, float]  # an arm and the truncation of what it adds, 0 for controls
+
+
+def draw(plan: dict[str, int], section: Params, values: list[float], scratch: Path) -> dict[Scenario, ImageSet]:
+    """The images of every generator, drawn with every truncation."""
+    found = {}
+    for name in sorted({GENERATOR_OF[arm] for arm in section.classify.arms if arm in GENERATOR_OF}):
+        for value in values:
+            how, out = section.synthesize.model_copy(update={"truncation": value}), scratch / f"{name}-{value}"
+            synthesize.run(places.MODELS / name, out, plan, how, curated_folder=places.CURATED)
+            found[name, value] = curated.load(out)
+    return found
+
+
+def looked_at(
+    real: ImageSet, drawn: dict[Scenario, ImageSet], plan: dict[str, int], section: Params
+) -> Iterator[list[str]]:
+    """A row a generator, truncation and class."""
+    network, _ = encoder.load(places.MODELS / "encoder")
+    for label in plan:
+        films = real.where(split="train", label=label)
+        patients = films.manifest["patient_id"].to_numpy()
+        for (name, value), images in drawn.items():
+            found = quality.measure(
+                films.images, images.where(label=label).images, network, section.quality, None, patients
+            )["measures"]
+            yield [name, label, f"{value:g}", *(f"{found[m]['value']:.3g} ({found[m]['floor']:.3g})" for m in SHOWN)]
+
+
+def trained(
+    real: ImageSet, drawn: dict[Scenario, ImageSet], plan: dict[str, int], section: Params, values: list[float]
+) -> tuple[dict[Scenario, pd.DataFrame], HeldOut]:
+    """What the classifiers of every arm say of the held-out images, and the test split."""
+    kept = real.keep((real.manifest["split"] != "train").to_numpy())
+    rows = kept.manifest[["image_id", "patient_id", "split", "label"]].reset_index(drop=True)
+    columns = [f"p_{label}" for label in real.classes]
+    arms = section.classify.arms
+    scenarios = [(arm, value) for arm in arms for value in (values if arm in GENERATOR_OF else [0.0])]
+    trials = [(scenario, seed) for scenario in scenarios for seed in section.classify.seeds]
+    parts: dict[Scenario, list[pd.DataFrame]] = {scenario: [] for scenario in scenarios}
+    for (arm, value), seed in track(trials, len(trials), "truncation"):
+        images = drawn.get((GENERATOR_OF.get(arm, ""), value))
+        chosen = training_set(arm, real, images, plan, seed)
+        said = train_and_predict(chosen, real, kept.images, section.classify, seed)
+        parts[arm, value].append(rows.join(pd.DataFrame(said, columns=columns)).assign(arm=arm, seed=seed))
+    found = {scenario: pd.concat(some, ignore_index=True) for scenario, some in parts.items()}
+    return found, held_out(found[scenarios[0]], real.classes, section.classify.bootstrap)
+
+
+def gains(
+    found: dict[Scenario, pd.DataFrame], test: HeldOut, classes: list[str], rare: list[str], confidence: float
+) -> Iterator[list[str]]:
+    """A row an arm and truncation."""
+    focus = [classes.index(label) for label in rare]
+    measured = {scenario: measure(rows, classes, focus, test) for scenario, rows in found.items()}
+    values = {scenario: every[PRIMARY] for scenario, every in measured.items()}
+    between = seeds_of({f"{arm} {value}": some for (arm, value), some in values.items()})
+    patients = min(test.patients_of(label) for label in focus)
+    for (arm, value), some in values.items():
+        row = [arm, f"{value:g}" if value else "", f"{measured[arm, value]['validation'].mean():.3f}"]
+        row.append(f"{some[:, 0].mean():.3f}")
+        for control in ALWAYS_COMPARED if arm in GENERATOR_OF else ():
+            difference = paired_difference(some, values[control, 0.0], patients, between)
+            row.append(spread(difference.interval(confidence)))
+        yield row + [""] * (4 + len(ALWAYS_COMPARED) - len(row))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--values", type=float, nargs="+", default=[0.8, 1.0, 1.2, 1.4])
+    values = parser.parse_args().values
+    section, real, report = params.load(), curated.load(places.CURATED), read(places.IMBALANCE)
+    plan = {label: count for label, count in report["plan"].items() if count}
+    with tempfile.TemporaryDirectory() as scratch:
+        drawn = draw(plan, section, values, Path(scratch))
+        header = ["model", "class", "truncation", *(f"{name} (floor)" for name in SHOWN)]
+        print(table(header, looked_at(real, drawn, plan, section)), "\n", flush=True)
+        found, test = trained(real, drawn, plan, section, values)
+    header = ["arm", "truncation", "validation", "test", *(f"against {control}" for control in ALWAYS_COMPARED)]
+    print(table(header, gains(found, test, real.classes, report["rare"], section.classify.confidence)))
+
+
+if __name__ == "__main__":
+    main()
