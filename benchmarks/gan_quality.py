@@ -45,6 +45,7 @@ DATA = Path(os.environ.get("XRAYSYNTH_TESTDATA", Path(__file__).resolve().parent
 ROWS = Path("benchmarks/results/gan_quality.jsonl")
 WORK = Path(".xraysynth/benchmarks")  # features of real films; grids of samples
 Settings = dict[str, Any]
+POINT = {"kimg": "g", "truncation": "g", "frechet": ".0f", "ms_ssim": ".3f"}  # of a curve, and how it is printed
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,15 @@ STUDIES = {
         variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}},
         samples=1344,
     ),
-    # Likeness against variety: as many images as seven minutes were on the machine of docs/results.md.
+    # Likeness against variety, and attention in a longer training: as many images as seven minutes were on the machine
+    # of docs/results.md.
     "trade_off": Study(
         films="kermany224/labels",
         classes=("normal",),
         judged=("normal",),
         reference="kermany224/labels",
         base={"resolution": 64, "kimg": 40.0, "tick_kimg": 10.0, "batch": 4, "learning_rate": 0.003},
-        variants={"MSG-GAN": {}},
+        variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}},
         samples=1344,
         truncations=(0.9, 1.1, 1.2, 1.3),
     ),
@@ -331,12 +333,12 @@ def print_table(study_name: str) -> None:
     header += ["MS-SSIM of pairs (real)", "kimg", "images/s"]
     print(f"### {study_name}\n\n{table(header, lines(study_name))}\n")
     curve = [
-        (f"{point['kimg']:g}", f"{point['truncation']:g}", f"{point['frechet']:.0f}", f"{point['ms_ssim']:.3f}")
+        (row["variant"], *(f"{point[key]:{form}}" for key, form in POINT.items()))
         for row in rows(study_name)
         for point in row.get("curve", ())
     ]
     if curve:
-        print(table(["kimg", "truncation", "Fréchet", "MS-SSIM of pairs"], curve), "\n")
+        print(table(["variant", "kimg", "truncation", "Fréchet", "MS-SSIM of pairs"], curve), "\n")
 
 
 def main() -> None:
