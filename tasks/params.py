@@ -139,7 +139,7 @@ class Encoder(Section):
 
 
 class Synthesize(Section):
-    truncation: Annotated[float, Field(gt=0, le=MAX_TRUNCATION)] = 1.0
+    truncation: Annotated[float, Field(gt=0, le=MAX_TRUNCATION)] = 1.2
     max_copies: Annotated[float, Field(ge=0, lt=1)] = 0.2
     seed: Seed = 0
 

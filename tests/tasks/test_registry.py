@@ -15,6 +15,7 @@ from model.sampling import sample
 from model.storage import WEIGHTS
 from tasks import cli, curated, entry, places, registry, synthesize
 from tasks.errors import Unavailable, UserError
+from tasks.params import Synthesize
 from tasks.places import CHALLENGER, CHAMPION, PREVIOUS
 from tests.tasks import projects
 
@@ -246,7 +247,7 @@ def test_synthesize_draws_from_the_champion(register: Register, tmp_path: Path) 
         run("synthesize", alias, f"out/{alias}", "--label", "rare", "--count", "2", "--format", "png")
         projects.write_generator("msg_gan", seed)
         generator, _ = synthesize.load(places.MODELS / "msg_gan")
-        expected = sample(generator, 1, 2, seed=0)
+        expected = sample(generator, 1, 2, seed=0, truncation=Synthesize().truncation)
         drawn = [np.asarray(Image.open(f)) for f in sorted((tmp_path / "out" / alias / "rare").iterdir())]
         np.testing.assert_array_equal(np.stack(drawn), expected)
 

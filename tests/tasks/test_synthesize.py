@@ -75,7 +75,7 @@ def test_every_form_says_where_it_comes_from_and_can_be_written_anew(form: Form,
         synthesize.run(model, tmp_path / "out", {"normal": count}, SEED, form)
     facts = json.loads((tmp_path / "out/dataset.json").read_text())
     assert facts["counts"] == {"normal": 1}
-    assert (facts["learnt_from"], facts["seed"], facts["truncation"]) == ("d1", 4, 1.0)
+    assert (facts["learnt_from"], facts["seed"], facts["truncation"]) == ("d1", 4, SEED.truncation)
     assert len(facts["model"]) == 64
     assert not list((tmp_path / "out").rglob("000001.*"))
 
