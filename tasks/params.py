@@ -29,7 +29,7 @@ GENERATOR_OF = {**{name: name for name in SYNTHETIC_ARMS}, "classic+msg_sagan": 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # every generator of random numbers takes them
 MAX_TRUNCATION = 2.0
 
 
@@ -51,7 +51,7 @@ Side = Annotated[int, AfterValidator(_power_of_two)]
 class Section(BaseModel):
     """A section: unknown keys and wrong types are refused, values don't change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Split(Section):
@@ -131,6 +131,12 @@ class Train(Section):
     warmup_kimg: Annotated[float, Field(ge=0)] = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _critic_is_penalised(self) -> "Train":
+        if self.loss == "wgan_gp" and self.penalty_interval > 4:
+            raise ValueError("wgan_gp needs a penalty_interval of 4 or below")
+        return self
 
 
 class Encoder(Section):
