@@ -16,7 +16,7 @@ import pandas as pd
 from benchmarks.tables import read, spread, table
 from tasks import curated, encoder, params, places, quality, synthesize
 from tasks.arms import training_set
-from tasks.classify import train_and_predict
+from tasks.classify import predictions_of
 from tasks.comparison import ALWAYS_COMPARED, PRIMARY, HeldOut, held_out, measure, seeds_of
 from tasks.curated import ImageSet
 from tasks.differences import paired_difference
@@ -57,18 +57,13 @@ def trained(
     real: ImageSet, drawn: dict[Scenario, ImageSet], plan: dict[str, int], section: Params, values: list[float]
 ) -> tuple[dict[Scenario, pd.DataFrame], HeldOut]:
     """What the classifiers of every arm say of the held-out images, and the test split."""
-    kept = real.keep((real.manifest["split"] != "train").to_numpy())
-    rows = kept.manifest[["image_id", "patient_id", "split", "label"]].reset_index(drop=True)
-    columns = [f"p_{label}" for label in real.classes]
-    arms = section.classify.arms
-    scenarios = [(arm, value) for arm in arms for value in (values if arm in GENERATOR_OF else [0.0])]
+    scenarios = [(arm, value) for arm in section.classify.arms for value in (values if arm in GENERATOR_OF else [0.0])]
     trials = [(scenario, seed) for scenario in scenarios for seed in section.classify.seeds]
     parts: dict[Scenario, list[pd.DataFrame]] = {scenario: [] for scenario in scenarios}
     for (arm, value), seed in track(trials, len(trials), "truncation"):
         images = drawn.get((GENERATOR_OF.get(arm, ""), value))
         chosen = training_set(arm, real, images, plan, seed)
-        said = train_and_predict(chosen, real, kept.images, section.classify, seed)
-        parts[arm, value].append(rows.join(pd.DataFrame(said, columns=columns)).assign(arm=arm, seed=seed))
+        parts[arm, value].append(predictions_of(chosen, real, section.classify, seed))
     found = {scenario: pd.concat(some, ignore_index=True) for scenario, some in parts.items()}
     return found, held_out(found[scenarios[0]], real.classes, section.classify.bootstrap)
 

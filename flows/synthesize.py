@@ -49,7 +49,8 @@ def synthesize(
         images = Path(temporary) / "images"
         command = ["xraysynth", "synthesize", CHAMPION, str(images), f"--label={label}", f"--count={count}"]
         command += [f"--format={format}", f"--seed={seed}"]
-        command += [] if truncation is None else [f"--truncation={truncation:g}"]
+        if truncation is not None:
+            command.append(f"--truncation={truncation:g}")
         try:
             state = run_step("synthesize", command, commands, return_state=True)
         except BaseException:

@@ -92,8 +92,9 @@ def _predictions(job: Job, data: Data, params: Classify) -> pd.DataFrame:
         probabilities = train_and_predict(data.of(job), data.real, images, params, job.seed)
         with curated.written_whole(file) as temporary, temporary.open("wb") as stream:
             np.save(stream, probabilities)
-    columns = pd.DataFrame(probabilities, columns=[f"p_{label}" for label in data.real.classes])
-    columns = columns.assign(arm=job.arm, seed=job.seed, ratio=job.ratio, fraction=job.fraction, only=job.only)
+    columns = _columns(probabilities, data.real.classes).assign(
+        arm=job.arm, seed=job.seed, ratio=job.ratio, fraction=job.fraction, only=job.only
+    )
     return table.join(columns)
 
 
@@ -114,6 +115,17 @@ def held_out_images(job: Job, data: Data, params: Classify) -> tuple[np.ndarray,
     return np.concatenate(images), pd.concat(rows, ignore_index=True)
 
 
+def predictions_of(chosen: TrainingSet, real: ImageSet, params: Classify, seed: int) -> pd.DataFrame:
+    """What a network trained on `chosen` says of validation and test of `real`, a row an image, as for `measure`.
+
+    Columns: image_id, patient_id, split, label, p_CLASS of each class, seed.
+    """
+    kept = real.keep((real.manifest["split"] != "train").to_numpy())
+    table = kept.manifest[["image_id", "patient_id", "split", "label"]].reset_index(drop=True)
+    said = train_and_predict(chosen, real, kept.images, params, seed)
+    return table.join(_columns(said, real.classes)).assign(seed=seed)
+
+
 def train_and_predict(
     chosen: TrainingSet, real: ImageSet, images: np.ndarray, params: Classify, seed: int
 ) -> np.ndarray:
@@ -127,6 +139,10 @@ def train_and_predict(
     stream = batches(chosen, params.batch, seed)
     trained = train_classifier(stream, len(real.classes), config, chosen.class_weights, (val.images, val.labels), build)
     return predict(trained, images)
+
+
+def _columns(probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(probabilities, columns=[f"p_{label}" for label in classes])
 
 
 def architecture(name: str, side: int) -> Callable[[int], nn.Module]:

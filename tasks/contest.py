@@ -16,7 +16,7 @@ import pandas as pd
 
 from tasks import curated, imbalance, registry, synthesize
 from tasks.arms import training_set
-from tasks.classify import train_and_predict
+from tasks.classify import predictions_of
 from tasks.comparison import PRIMARY, held_out, measure
 from tasks.curated import ImageSet
 from tasks.differences import MIN_PATIENTS, paired_difference, seed_variance
@@ -127,17 +127,12 @@ def compare(
     `sets` has the images of CHALLENGER and of CHAMPION, at least as many as the plan says.
     """
     section = params.classify
-    kept = real.keep((real.manifest["split"] != "train").to_numpy())
-    table = kept.manifest[["image_id", "patient_id", "split", "label"]].reset_index(drop=True)
-    parts = []
-    jobs = [(arm, seed) for arm in (*sets, CONTROL) for seed in range(seeds)]
+    parts: dict[str, list[pd.DataFrame]] = {arm: [] for arm in (*sets, CONTROL)}
+    jobs = [(arm, seed) for arm in parts for seed in range(seeds)]
     for arm, seed in track(jobs, len(jobs), "contest"):
         chosen = training_set(ADDING if arm in sets else arm, real, sets.get(arm), plan, seed)
-        said = train_and_predict(chosen, real, kept.images, section, seed)
-        columns = pd.DataFrame(said, columns=[f"p_{label}" for label in real.classes])
-        parts.append(table.join(columns).assign(arm=arm, seed=seed))
-    predictions = pd.concat(parts, ignore_index=True)
-    rows = {arm: predictions[predictions["arm"] == arm] for arm in (*sets, CONTROL)}
+        parts[arm].append(predictions_of(chosen, real, section, seed))
+    rows = {arm: pd.concat(some, ignore_index=True) for arm, some in parts.items()}
     test = held_out(rows[CHALLENGER], real.classes, section.bootstrap)
     focus = [real.classes.index(label) for label in rare or real.classes]
     measured = {arm: measure(found, real.classes, focus, test)[PRIMARY] for arm, found in rows.items()}

@@ -178,10 +178,12 @@ def variety(images: np.ndarray, params: Quality, patients: np.ndarray | None = N
     if patients is None:
         patients = np.arange(len(images))
     count = params.pairs
-    index = balanced_pairs(len(images), count, params.seed)
-    while 2 * (apart := patients[index[:, 0]] != patients[index[:, 1]]).sum() < params.pairs and len(index) == count:
-        count *= 2
+    while True:
         index = balanced_pairs(len(images), count, params.seed)
+        apart = patients[index[:, 0]] != patients[index[:, 1]]
+        if 2 * apart.sum() >= params.pairs or len(index) < count:  # enough, or all that there are
+            break
+        count *= 2
     return mean_of_pairs(ms_ssim_pairs(images, count, params.seed)[apart], index[apart])
 
 

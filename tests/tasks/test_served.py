@@ -32,6 +32,7 @@ STARTS_S = 240  # a server on a busy machine
 REQUESTS: list[dict[str, Any]] = [
     {"label": "rare", "count": 3, "seed": 5, "truncation": 0.7},
     {"label": "normal", "count": 1, "seed": 0},
+    {"label": "normal", "count": 1, "seed": 0, "truncation": MAX_TRUNCATION},
 ]
 
 # The editable install is taken away, and that is checked; `model` must then be the one in the entry.
