@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from model.metrics import WINDOW, frechet_distance, ms_ssim_pairs
+from model.metrics import WINDOW, frechet_distance, ms_ssim_pairs, twins_above
 from model.networks import Generator
 from model.sampling import latents, render
 
@@ -70,8 +70,7 @@ class CollapseGuard:
         count = max(ALL_PAIRS // len(films), 64)
         pairs = [ms_ssim_pairs(some[: max(size, 2)], count) for some, size in zip(films, sizes, strict=True)]
         self.ms_ssim_real = self._named([float(values.mean()) for values in pairs])
-        # Twins are nearer to being one image than to all but one in a hundred of the real pairs.
-        self.alike = [(1 + float(np.quantile(values, 0.99))) / 2 for values in pairs]
+        self.alike = [twins_above(values) for values in pairs]
         # A generator that knows n images by heart repeats itself in 1 / n of the pairs; more, if some come more often.
         self.allowed = [min(TWINS + 2 / size, 1.0) for size in sizes]
 

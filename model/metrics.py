@@ -86,6 +86,15 @@ def mean_of_pairs(values: np.ndarray, index: np.ndarray, confidence: float = 0.9
     return float(mean), float(max(mean - reach, 0.0)), float(min(mean + reach, 1.0))
 
 
+def twins_above(real: np.ndarray) -> float:
+    """The MS-SSIM above which two images are twins, all but one image, from that of real pairs (P,).
+
+    Twins are nearer to being one image than to all but one in a hundred of the real pairs. Of n images that come
+    equally often, 1 / n of the pairs are.
+    """
+    return (1 + float(np.quantile(real, 0.99))) / 2
+
+
 @torch.no_grad()
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     """MS-SSIM of images (B, 1, H, W) in [0, 1], pair by pair: (B,). Wang, Simoncelli and Bovik 2003.

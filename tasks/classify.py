@@ -26,6 +26,7 @@ from tasks.curated import ImageSet
 from tasks.errors import UserError
 from tasks.params import GENERATOR_OF, Classify
 from tasks.progress import track
+from tasks.screening import leaked
 from tasks.sweeps import cross, sweeps
 
 INTERRUPTED = Path(".xraysynth/classify")
@@ -56,13 +57,18 @@ def run(
 ) -> dict[str, Any]:
     """Train every arm with every seed; write the predictions and the comparison `out`, return the latter.
 
-    Raises UserError for missing images and for a network that cannot be made.
+    Raises UserError for missing images, real ones of a split too, and for a network that cannot be made.
     """
     real = curated.load(curated_folder)
+    if missing := [split for split in ("val", "test") if not len(real.where(split=split).images)]:
+        raise UserError(
+            f"{curated_folder} has no films in the split {' and '.join(missing)}, so classifiers cannot be compared; "
+            "ingest films of more patients"
+        )
     imbalance = json.loads(imbalance_report.read_text(encoding="utf-8"))
     needed = {GENERATOR_OF[arm] for arm in params.arms if arm in GENERATOR_OF}
     data = Data(real, {name: curated.load(synthetic_folders[name]) for name in sorted(needed)}, imbalance["plan"])
-    rare, wanted = imbalance["rare"], jobs(params)
+    rare, wanted = list(imbalance["plan"]) or imbalance["rare"], jobs(params)  # a class without a plan gains nothing
     with tracking.tracked("classify", params.model_dump(), real.digest) as tracked:
         parts = [_predictions(job, data, params) for job in track(wanted, len(wanted), "classify")]
         predictions = pd.concat(parts, ignore_index=True)
@@ -70,6 +76,7 @@ def run(
         result = compare(main, real.classes, rare, params)
         result["sweeps"] = sweeps(predictions, real.classes, rare, params)
         result["cross"] = cross(predictions, real.classes, rare, params)
+        result["leaked"] = leaked(real)
         result["confounds"] = confounds(main, real.manifest, real.classes, params.arms)
         with curated.written_whole(predictions_file) as temporary:
             predictions.to_csv(temporary, index=False, float_format="%.6f")

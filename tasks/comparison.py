@@ -10,8 +10,9 @@ import pandas as pd
 from tasks import statistics as st
 from tasks.differences import Difference, SeedVariance, paired_difference, seed_variance
 from tasks.params import CONTROL_ARMS, GENERATOR_OF, Classify
-from tasks.statistics import interval
+from tasks.statistics import MIN_PATIENTS, interval
 
+BY_CLASS = ("recall", "precision", "auprc")
 PRIMARY = "rare_auprc"  # no class can be named so that auprc_CLASS collides with it
 ALWAYS_COMPARED = ("duplicate", "classic", "real")
 CURVE_RESAMPLES = 500  # bands need fewer than the ends of an interval
@@ -35,12 +36,13 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
 
     `predictions` has the columns arm, seed, split (val, test), image_id, patient_id, label and p_CLASS, with the same
     images in the same order for every arm and seed. A value is the mean over the seeds. The primary measure is the
-    mean area under the precision-recall curve of the rare classes (of all classes where none is rare). Intervals of
+    mean area under the precision-recall curve of the classes `rare` (of all where there are none). Intervals of
     arms are of the choice of test patients (percentiles of a bootstrap), given these trained networks. Those of
     differences are of the patients and of the seeds (`tasks.differences`).
 
-    The candidate is the arm with synthetic images that is best on validation, the reference the best without;
-    `duplicate`, `classic` and `real` are always compared as well. Seeds that are lucky on validation may be so on
+    The candidate is the arm with synthetic images that is best on validation, the reference the best without (where
+    validation has no film of `rare`, which `chosen_on_validation` says, the first of each); `duplicate`, `classic` and
+    `real` are always compared as well. Seeds that are lucky on validation may be so on
     test, so intervals of differences are corrected for the number of arms among which the candidate was chosen
     (Bonferroni), those by class for the number of rare classes too. They are not for the number of controls: the
     verdict asks for an effect against all of them, an intersection-union test (Berger 1982), whose level is that of
@@ -51,12 +53,18 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
     test = held_out(main[params.arms[0]], classes, params.bootstrap)
     measured = {arm: measure(rows, classes, focus, test) for arm, rows in main.items()}
     means = {arm: {name: values.mean(0) for name, values in found.items()} for arm, found in measured.items()}
+    patients = {label: test.patients_of(k) for k, label in enumerate(classes)}
+    fewest = {f"{name}_{label}": n for name in BY_CLASS for label, n in patients.items()}
     result: dict[str, Any] = {
         "primary": PRIMARY,
         "rare": rare,
         "classes": classes,
         "arms": {
-            arm: {name: interval(values, params.confidence) for name, values in found.items() if name != "validation"}
+            arm: {
+                name: interval(values, params.confidence, fewest.get(name, min(patients.values())))
+                for name, values in found.items()
+                if name != "validation"
+            }
             for arm, found in means.items()
         },
         "test": _test_counts(predictions),
@@ -65,6 +73,8 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
         "curves": {arm: _curves(rows, classes, focus, test, params.confidence) for arm, rows in main.items()},
     }
     validation = {arm: float(found["validation"][0]) for arm, found in means.items()}
+    result["chosen_on_validation"] = bool(np.isfinite(list(validation.values())).all())
+    validation = {arm: value if result["chosen_on_validation"] else 0.0 for arm, value in validation.items()}
     controls = [arm for arm in main if arm in CONTROL_ARMS]
     synthetic = [arm for arm in main if arm in GENERATOR_OF]
     if controls and synthetic:
@@ -157,7 +167,7 @@ def _measure(rows: pd.DataFrame, classes: list[str], focus: list[int], test: Hel
         **{f"recall_{label}": recall[k] for k, label in enumerate(classes)},
         **{f"precision_{label}": precision[k] for k, label in enumerate(classes)},
         **{f"auprc_{label}": areas[k] for k, label in enumerate(classes)},
-        "validation": np.array([_mean_or(val_areas, 0.0)]),
+        "validation": np.array([np.nanmean(val_areas) if np.isfinite(val_areas).any() else np.nan]),
     }
 
 
@@ -187,7 +197,9 @@ def _curves(
     return {
         classes[k]: {
             name: _band(
-                [curve(of_seed.iloc[:, k].to_numpy(), test.labels == k, weights) for of_seed in scores], confidence
+                [curve(of_seed.iloc[:, k].to_numpy(), test.labels == k, weights) for of_seed in scores],
+                confidence,
+                test.patients_of(k),
             )
             for name, curve in (("roc", st.roc_curve), ("pr", st.precision_recall_curve))
         }
@@ -196,17 +208,13 @@ def _curves(
     }
 
 
-def _band(curves: list[np.ndarray], confidence: float) -> dict[str, list[float | None]]:
+def _band(curves: list[np.ndarray], confidence: float, patients: int) -> dict[str, list[float | None]]:
     values = np.mean(curves, axis=0)
     low, high = np.nanquantile(values[1:], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    if patients < MIN_PATIENTS:
+        low, high = np.full((2, len(st.GRID)), np.nan)
     rows = {"x": st.GRID, "mean": values[0], "low": low, "high": high}
     return {name: [round(float(v), 4) if np.isfinite(v) else None for v in row] for name, row in rows.items()}
-
-
-def _mean_or(values: list[np.ndarray], otherwise: float) -> float:
-    """The mean of those that exist: a rare class may have no validation image."""
-    finite = [float(value[0]) for value in values if np.isfinite(value[0])]
-    return float(np.mean(finite)) if finite else otherwise
 
 
 def _columns(classes: list[str]) -> list[str]:
@@ -223,4 +231,5 @@ def _test_counts(predictions: pd.DataFrame) -> dict[str, Any]:
         "images": len(test),
         "patients": int(test["patient_id"].nunique()),
         "by_class": {str(label): int(n) for label, n in test["label"].value_counts().sort_index().items()},
+        "patients_by_class": {str(k): int(n) for k, n in test.groupby("label")["patient_id"].nunique().items()},
     }

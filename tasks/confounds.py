@@ -18,7 +18,9 @@ GROUPS = {  # name -> columns of the manifest that make it; source: what differs
     "sex": ["sex"],
     "age group": ["age_decade"],
 }
-NEARLY = 0.5  # of Cramér's V: from here on it is called a large association, at whatever number of groups
+NEARLY = 0.5  # of Youden's J, 0 by chance and 1 at best, at which a group tells a class: a balanced accuracy of 0.75
+SHUFFLES = 99  # of the labels, which show what chance alone does
+COMMON = 0.1  # share of the films: a size of so many is a group by itself
 MIN_IMAGES = 10  # of a group to be shown: below, its figure is noise and may point to a person
 UNKNOWN = ""
 
@@ -59,20 +61,25 @@ def confounds(
     return {"warnings": warnings, "looked_at": looked_at, "not_known": not_known, "groups": shown}
 
 
-def cramers_v(one: np.ndarray, other: np.ndarray) -> float:
-    """Association of two nominal variables (N,), 0 to 1, corrected for the bias of small tables (Bergsma 2013).
+def youdens_j(groups: np.ndarray, of_class: np.ndarray) -> float:
+    """How well groups (N,) tell the films bool (N,) from the others, beyond chance: 0 to 1.
 
-    0 where either has a single value.
+    Sensitivity + specificity - 1 (Youden 1950, Cancer 3:32) of the best rule that knows the group alone, so it does not
+    matter how rare the class is. Of many small groups some rule fits by chance: the mean over shuffled labels is taken
+    away, and less than the best of these is 0. 0 where there is one group, or one side.
     """
-    table = pd.crosstab(pd.Series(one), pd.Series(other)).to_numpy(dtype=float)
-    n, (r, k) = table.sum(), table.shape
-    if min(r, k) < 2:
+    codes = np.unique(groups, return_inverse=True)[1]
+    if codes.max() == 0 or of_class.all() or not of_class.any():
         return 0.0
-    expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / n
-    phi = ((table - expected) ** 2 / expected).sum() / n
-    phi = max(0.0, phi - (k - 1) * (r - 1) / (n - 1))
-    rows, columns = r - (r - 1) ** 2 / (n - 1), k - (k - 1) ** 2 / (n - 1)
-    return float(min(1.0, np.sqrt(phi / max(min(rows, columns) - 1, 1e-9))))
+    rng, films = np.random.default_rng(0), np.bincount(codes)
+
+    def best(labels: np.ndarray) -> float:
+        hits = np.bincount(codes, labels)
+        return float(np.maximum(hits / labels.sum() - (films - hits) / (~labels).sum(), 0).sum())
+
+    found, by_chance = best(of_class), [best(rng.permutation(of_class)) for _ in range(SHUFFLES)]
+    expected = float(np.mean(by_chance))
+    return (found - expected) / (1 - expected) if found > max(by_chance) and expected < 1 else 0.0
 
 
 def _values(manifest: pd.DataFrame, name: str) -> pd.Series | None:
@@ -91,15 +98,21 @@ def _values(manifest: pd.DataFrame, name: str) -> pd.Series | None:
 
 
 def _size(manifest: pd.DataFrame) -> pd.Series:
-    """Quarters of the number of stored pixels: single sizes are too many to compare."""
+    """The number of stored pixels: a size of many films by itself, the others in quarters, as they are too many."""
     rows, columns = (pd.to_numeric(manifest[name], errors="coerce") for name in ("rows", "columns"))
-    megapixels = rows * columns / 1e6
-    if megapixels.nunique() < 2:
-        return pd.Series(UNKNOWN, index=manifest.index)
-    bins = pd.qcut(megapixels, 4, duplicates="drop", precision=2)
-    return (
-        bins.map(lambda part: f"{max(part.left, 0):.2f} to {part.right:.2f} megapixels").astype(object).fillna(UNKNOWN)
-    )
+    megapixels = (rows * columns / 1e6).dropna()
+    share = megapixels.map(megapixels.value_counts(normalize=True))
+    common, others = megapixels[share >= COMMON], megapixels[share < COMMON]
+    edges = [float(edge) for edge in np.unique(others.quantile([0, 0.25, 0.5, 0.75, 1]).dropna())]
+    bins = pd.cut(others, edges, include_lowest=True) if len(edges) > 1 else others
+    names = [f"{size:.2f} megapixels" for size in common] + [_between(part) for part in bins]
+    return pd.Series(names, [*common.index, *others.index], dtype=object).reindex(manifest.index).fillna(UNKNOWN)
+
+
+def _between(part: float | pd.Interval) -> str:
+    if isinstance(part, float):
+        return f"{part:.2f} megapixels"
+    return f"others, {max(part.left, 0):.2f} to {part.right:.2f} megapixels"
 
 
 def _enough(values: pd.Series) -> bool:
@@ -107,17 +120,20 @@ def _enough(values: pd.Series) -> bool:
 
 
 def _warning(values: pd.Series, manifest: pd.DataFrame, name: str, split: str) -> str:
-    """A sentence where class and group nearly coincide in these films, else ""."""
+    """A sentence where a class and a group nearly coincide in these films, else "". Of several classes the worst."""
     if not _enough(values):
         return ""
     known = values[values != UNKNOWN]
-    v = cramers_v(known.to_numpy(), manifest.loc[known.index, "label"].to_numpy())
-    if v < NEARLY:
+    labels = manifest.loc[known.index, "label"].to_numpy()
+    counts = dict(zip(*np.unique(labels, return_counts=True), strict=True))
+    found = {label: youdens_j(known.to_numpy(), labels == label) for label in counts}
+    worst = max(counts, key=lambda label: (round(found[label], 6), -counts[label]))
+    if found[worst] < NEARLY:
         return ""
     return (
-        f"In the {split} split class and {name} nearly coincide (Cramér's V {v:.2f}, 1 is full): a classifier can tell "
-        f"classes by the {name}, and figures over all films may be of that rather than of the disease; look at those "
-        f"within a group."
+        f"In the {split} split {worst} and {name} nearly coincide: {name} alone tells {worst} from the other films "
+        f"with a balanced accuracy of {(1 + found[worst]) / 2:.2f} (0.5 is chance), so figures over all films may be "
+        "of that rather than of the disease; look at those within a group."
     )
 
 

@@ -19,13 +19,14 @@ from tasks.arms import training_set
 from tasks.classify import predictions_of
 from tasks.comparison import PRIMARY, held_out, measure
 from tasks.curated import ImageSet
-from tasks.differences import MIN_PATIENTS, paired_difference, seed_variance
+from tasks.differences import paired_difference, seed_variance
 from tasks.errors import UserError
 from tasks.gates import Gate, gates
 from tasks.params import Params
 from tasks.places import CHALLENGER, CHAMPION
 from tasks.progress import track
 from tasks.quality import MIN_IMAGES, of_several, variety
+from tasks.statistics import MIN_PATIENTS
 
 CONTROL = "duplicate"  # trained as well: how much trainings vary is estimated over three arms rather than two
 ADDING = "msg_gan"  # the arm of stage `classify` that both are: real images and synthetic ones as the plan says
@@ -60,7 +61,7 @@ def run(curated_folder: Path, out: Path, params: Params, margin: float = 0.0, se
             others, why_not = drawn.by_champion(champion)
             if others is not None:
                 sets = {CHALLENGER: images, CHAMPION: others}
-                difference = compare(real, sets, plan, analysis["rare"], params, seeds)
+                difference = compare(real, sets, plan, params, seeds)
     number = None if old is None else old.number
     promote, reason = decide(difference, margin, passed, new.tags.get("verdict", ""), number, why_not, bool(plan))
     result = {
@@ -111,7 +112,7 @@ def decide(
     if difference["low"] is None or difference["high"] is None:
         return False, (
             f"Not promoted: the difference is {difference['mean']:+.3f} and has no interval, for a class has fewer "
-            f"than {MIN_PATIENTS} test patients."
+            f"than {MIN_PATIENTS} test patients, or nothing varies."
         )
     numbers = f"the difference is {difference['mean']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
     if difference["low"] > margin:
@@ -120,11 +121,11 @@ def decide(
 
 
 def compare(
-    real: ImageSet, sets: Mapping[str, ImageSet], plan: Mapping[str, int], rare: list[str], params: Params, seeds: int
+    real: ImageSet, sets: Mapping[str, ImageSet], plan: Mapping[str, int], params: Params, seeds: int
 ) -> Interval:
     """Challenger - champion in PRIMARY, {mean, low, high}, None where there is nothing to say; see `tasks.differences`.
 
-    `sets` has the images of CHALLENGER and of CHAMPION, at least as many as the plan says.
+    `sets` has the images of CHALLENGER and of CHAMPION, at least as many as the plan says of each of its classes.
     """
     section = params.classify
     parts: dict[str, list[pd.DataFrame]] = {arm: [] for arm in (*sets, CONTROL)}
@@ -134,10 +135,10 @@ def compare(
         parts[arm].append(predictions_of(chosen, real, section, seed))
     rows = {arm: pd.concat(some, ignore_index=True) for arm, some in parts.items()}
     test = held_out(rows[CHALLENGER], real.classes, section.bootstrap)
-    focus = [real.classes.index(label) for label in rare or real.classes]
+    focus = [real.classes.index(label) for label in plan]
     measured = {arm: measure(found, real.classes, focus, test)[PRIMARY] for arm, found in rows.items()}
     between = seed_variance(np.stack([values[:, 0] for values in measured.values()]))
-    patients = min(len(np.unique(test.patients[test.labels == k])) for k in focus)
+    patients = min(test.patients_of(k) for k in focus)
     return paired_difference(measured[CHALLENGER], measured[CHAMPION], patients, between).interval(section.confidence)
 
 
@@ -170,16 +171,13 @@ class _Drawn:
         return images, "" if images is not None else passed["memorisation"]["why"].rstrip(".")
 
     def _variety(self, images: ImageSet) -> Found:
-        """MS-SSIM of pairs by class, as in the reports of stage `quality`; nothing of classes with too few images."""
+        """What the gates ask of the reports of stage `quality`; nothing of classes with too few images."""
         found = {}
         for label in self._plan:
             films, drawn = (some.where(label=label) for some in (self._films, images))
             patients = films.manifest["patient_id"].to_numpy()
             if min(len(films.images), len(drawn.images)) >= MIN_IMAGES and of_several(patients):
-                floor, _, _ = variety(films.images, self._params.quality, patients)
-                value, low, high = variety(drawn.images, self._params.quality)
-                ms_ssim = {"value": value, "low": low, "high": high, "floor": floor}
-                found[label] = {"measures": {"ms_ssim": ms_ssim}}
+                found[label] = {"measures": variety(films.images, drawn.images, self._params.quality, patients)}
         return found
 
 

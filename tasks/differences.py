@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from tasks.statistics import MIN_PATIENTS
+
 POWER = 0.8
-MIN_PATIENTS = 5  # of a class: with fewer a bootstrap does not know how much they vary
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def paired_difference(one: np.ndarray, other: np.ndarray, patients: int, between
     """The mean of `one` - `other`, measures (S, 1 + B) of S >= 2 seeds: on the test set, then on B resamples of it.
 
     Seeds and resamples are the same in both. `patients` is how many have a film of the class that is measured (the
-    fewest, of several); below MIN_PATIENTS there is no standard error.
+    fewest, of several); below MIN_PATIENTS, and where nothing varies at all, there is no standard error.
 
     Variance = that between the seeds / S + covariance of different seeds' differences over the resamples. The first
     holds what training adds, and that some networks suit some patients: `between`, or the variance of these very
@@ -86,6 +87,6 @@ def paired_difference(one: np.ndarray, other: np.ndarray, patients: int, between
     of_seeds = max(between.value, float(differences[:, 0].var(ddof=1))) / seeds
     variance = of_seeds + of_patients
     if variance == 0:
-        return Difference(mean, 0.0, between.freedom)
+        return Difference(mean, np.nan, np.nan)
     freedom = variance**2 / (of_seeds**2 / between.freedom + of_patients**2 / (patients - 1))
     return Difference(mean, max(variance, float(covariance.mean())) ** 0.5, freedom)

@@ -3,12 +3,15 @@
 What was not measured has not passed.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 MAX_COPIES = 0.05  # share of the images drawn that the screening took for copies of train films
 MAX_FALSE_ALARMS = 0.05  # share of held-out real films that it takes for copies: above, it cannot tell
 MS_SSIM_MARGIN = 0.05  # by which the MS-SSIM of synthetic pairs may lie above that of real pairs
+MAX_TWINS = 0.02  # share of synthetic pairs that may be all but one image: that of fifty images which are repeated
+ENDS = (("value", "low", "high"), ("floor", "floor_low", "floor_high"))
 
 Gate = dict[str, Any]
 
@@ -50,26 +53,34 @@ def memorisation(model: str, screening: Mapping[str, Any] | None, plan: Mapping[
 def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, int]) -> Gate:
     """From reports/quality/NAME.json: synthetic pairs must not be surely more alike than real pairs of the class.
 
-    It fails where the interval of the MS-SSIM of synthetic pairs lies above that of real pairs and MS_SSIM_MARGIN. To
-    pass is no proof of variety: the reason is about the class that came nearest to failing.
+    It fails where the MS-SSIM of synthetic pairs lies above that of real pairs by more than MS_SSIM_MARGIN, with the
+    error of both, and where more than MAX_TWINS of the synthetic pairs are twins: few films, each repeated, look as
+    varied to a mean. To pass is no proof of variety: the reason is about the class that came nearest to failing.
     """
-    above, unmeasured, worst = [], [], (-2.0, "")
+    above, repeated, unmeasured, worst = [], [], [], (-2.0, "")
     for label in (label for label, count in plan.items() if count):
-        found = ((quality or {}).get("classes", {}).get(label, {}).get("measures") or {}).get("ms_ssim")
-        if found is None:
+        measures = (quality or {}).get("classes", {}).get(label, {}).get("measures") or {}
+        if not measures.keys() >= {"ms_ssim", "twins"}:
             unmeasured.append(label)
             continue
-        value, low, high, floor = (found[key] for key in ("value", "low", "high", "floor"))
-        measured = f"{value:.3f} ({low:.3f} to {high:.3f}), of real pairs {floor:.3f}"
-        words = f"MS-SSIM of pairs of {label} by {model} {measured}"
-        above += [words] * (low > floor + MS_SSIM_MARGIN)
-        worst = max(worst, (low - floor, words))
+        found, twins = measures["ms_ssim"], measures["twins"]["value"]
+        surely = found["value"] - found["floor"]
+        surely -= math.hypot(found["value"] - found["low"], found["floor_high"] - found["floor"])
+        synthetic, real = ("{:.3f} ({:.3f} to {:.3f})".format(*(found[key] for key in keys)) for keys in ENDS)
+        words = f"MS-SSIM of pairs of {label} by {model} {synthetic}, of real pairs {real}"
+        above += [words] * (surely > MS_SSIM_MARGIN)
+        worst = max(worst, (surely, words))
+        repeated += [f"{twins:.1%} of pairs of {label} by {model} are all but one image"] * (twins > MAX_TWINS)
     if unmeasured:
         return _gate(False, f"The variety of the images of {_list(unmeasured)} by {model} was not measured.")
+    reasons = []
+    if repeated:
+        reasons.append(f"{'; '.join(repeated)}: more than {MAX_TWINS:.0%}, so few images are repeated.")
     if above:
         all_of = "; ".join(above)
-        return _gate(False, f"{all_of}: surely above it by more than {MS_SSIM_MARGIN:g}, less varied than real ones.")
-    return _gate(True, f"{worst[1]}: not surely above it by more than {MS_SSIM_MARGIN:g}.")
+        reasons.append(f"{all_of}: surely above it by more than {MS_SSIM_MARGIN:g}, less varied than real ones.")
+    passed = f"{worst[1]}: not surely above it by more than {MS_SSIM_MARGIN:g}."
+    return _gate(not reasons, " ".join(reasons) or passed)
 
 
 def _gate(passed: bool, why: str) -> Gate:

@@ -1,6 +1,7 @@
 """The published FID weights: from a file of the user, or downloaded once when params.yaml asks for it."""
 
 import hashlib
+import http.client
 import urllib.request
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def load(setting: str) -> tuple[Inception | None, str]:
         if setting == DOWNLOAD and not path.exists():
             _download(path)
         return load_inception(path), USED
-    except (OSError, ValueError, UserError) as error:
+    except (OSError, ValueError, UserError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
         return None, f"Not used: the weights could not be had from {_named(setting)} ({reason}), so there is no FID."
 

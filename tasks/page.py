@@ -24,6 +24,7 @@ WORDS = {  # of measures: name, what it says
         "MS-SSIM of pairs",
         "likeness of synthetic images to each other; above that of real ones variety is lost",
     ),
+    "twins": ("Twins", "share of pairs of synthetic images that are all but one image; few images repeated have many"),
     "precision": ("Precision", "share of synthetic images that lie among real ones"),
     "recall": ("Recall", "share of real images that lie among synthetic ones"),
     "density": ("Density", "how many real neighbourhoods a synthetic image lies in, against what is expected"),

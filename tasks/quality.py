@@ -5,6 +5,7 @@ real images that were blurred or made noisy, and for one image repeated. A value
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,49 @@ from scipy.ndimage import gaussian_filter
 from model.encoder import Encoder, encode
 from model.inception import Inception
 from model.manifold import kid, manifold
-from model.metrics import balanced_pairs, frechet_distance, mean_of_pairs, ms_ssim_pairs, ms_ssim_scales
+from model.metrics import (
+    balanced_pairs,
+    frechet_distance,
+    mean_of_pairs,
+    ms_ssim_pairs,
+    ms_ssim_scales,
+    twins_above,
+)
 from tasks import curated, inception, tracking
 from tasks import encoder as encoder_stage
+from tasks.errors import UserError
 from tasks.params import Quality
 
 MIN_IMAGES = 4  # two halves of two: below that there is no floor
 BLUR, NOISE = 1.0, 10.0  # of the shame: sigma in pixels, and in grey levels of 255
 BETTER = {  # density above that of real images crowds around few of them; MS-SSIM above it has lost variety
-    **dict.fromkeys(("frechet_xray", "kid_xray", "fid", "kid"), "low"),
+    **dict.fromkeys(("frechet_xray", "kid_xray", "fid", "kid", "twins"), "low"),
     **dict.fromkeys(("precision", "recall", "coverage"), "high"),
     **dict.fromkeys(("density", "ms_ssim"), "floor"),
 }
 INTERVALS = (
-    "Of the MS-SSIM of pairs: 95 %, over the images, whose pairs share them. Of the other measures no confidence "
+    "Of the MS-SSIM of pairs and of twins: 95 %, over the images, whose pairs share them. Of the others no confidence "
     "interval, but the lowest and the highest value over {repeats} random divisions of the real images into halves."
 )
 
 Measure = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # of features (N, D) real and (N, D) others
+Range = tuple[float, float, float]  # a value, and the ends of its interval
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """MS-SSIM of pairs of images, values (P,), and which images they are, index (P, 2)."""
+
+    values: np.ndarray
+    index: np.ndarray
+
+    def mean(self) -> Range:
+        """Low is varied. It does not depend on how many images there are."""
+        return mean_of_pairs(self.values, self.index)
+
+    def twins(self, limit: float) -> Range:
+        """The share of pairs above it."""
+        return mean_of_pairs((self.values > limit).astype(float), self.index)
 
 
 def run(
@@ -39,7 +65,9 @@ def run(
 ) -> dict[str, Any]:
     """Measure the synthetic set of the model `name` against the real train split, class by class."""
     real, synthetic = curated.load(curated_folder), curated.load(synthetic_folder)
-    network, _ = encoder_stage.load(encoder_folder)
+    network, learnt_from = encoder_stage.load(encoder_folder)
+    if learnt_from != real.digest:
+        raise UserError(f"{encoder_folder} holds an encoder of other films; make it again with `xraysynth encoder`")
     published, words = inception.load(params.inception_weights)
     train = real.where(split="train")
     with tracking.tracked(f"quality@{name}", params.model_dump(), real.digest) as tracked:
@@ -82,12 +110,10 @@ def measure(
     """
     patients = np.arange(len(real)) if patients is None else patients
     rng = np.random.default_rng(params.seed)
-    blurred, noisy = blur(real), noise(real, rng)
+    damaged = {"blurred": blur(real), "noisy": noise(real, rng)}
     n = min(*map(len, halves(patients, rng)), len(synthetic))
-    of_real = {"floor": real, "blurred": blurred, "noisy": noisy}
-    others = {kind: variety(some, params, patients)[0] for kind, some in of_real.items()} | {"one_image": 1.0}
-    result = {"ms_ssim": _entry("ms_ssim", variety(synthetic, params), others)}
-    images = {"real": real, "synthetic": synthetic, "blurred": blurred, "noisy": noisy}
+    result = variety(real, synthetic, params, patients, damaged)
+    images = {"real": real, "synthetic": synthetic, **damaged}
     extractors: list[tuple[Encoder | Inception, int, Measure]] = [(network, 256, _of_encoder(min(5, n - 1)))]
     if published is not None:
         extractors.append((published, 16, _of_inception))
@@ -162,18 +188,44 @@ def _feature_measures(
     return {
         name: _entry(
             name,
-            (float(np.mean(kinds["value"])), min(kinds["value"]), max(kinds["value"])),
-            {kind: float(np.mean(kinds[kind])) for kind in kinds if kind != "value"},
+            _range(kinds.pop("value")),
+            _range(kinds.pop("floor")),
+            {kind: float(np.mean(some)) for kind, some in kinds.items()},
         )
         for name, kinds in values.items()
     }
 
 
-def variety(images: np.ndarray, params: Quality, patients: np.ndarray | None = None) -> tuple[float, float, float]:
-    """MS-SSIM of pairs of images (N, H, W), N >= 2: mean, and the ends of its interval. Low is varied.
+def _range(values: list[float]) -> Range:
+    return float(np.mean(values)), min(values), max(values)
 
-    Its mean does not depend on how many images there are. Pairs of one of `patients` (N,), who are more alike, are left
-    out, and more are drawn where fewer than half would be left; there must be others.
+
+def variety(
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    params: Quality,
+    patients: np.ndarray,
+    damaged: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The entries `ms_ssim` and `twins` of synthetic (M, H, W) against real (N, H, W) images of `patients` (N,).
+
+    A mean hides a few images that are repeated: those are pairs of twins, which no mean of real pairs would show.
+    """
+    floor, value = pairs(real, params, patients), pairs(synthetic, params)
+    shame = {kind: pairs(some, params, patients) for kind, some in (damaged or {}).items()}
+    limit = twins_above(floor.values)
+    result = {}
+    for name, of in {"ms_ssim": Pairs.mean, "twins": lambda some: Pairs.twins(some, limit)}.items():
+        result[name] = _entry(name, of(value), of(floor), {kind: of(some)[0] for kind, some in shame.items()})
+        result[name]["shame"]["one_image"] = 1.0
+    return result
+
+
+def pairs(images: np.ndarray, params: Quality, patients: np.ndarray | None = None) -> Pairs:
+    """MS-SSIM of pairs of images (N, H, W), N >= 2.
+
+    Pairs of one of `patients` (N,), who are more alike, are left out, and more are drawn where fewer than half would be
+    left; there must be others.
     """
     if patients is None:
         patients = np.arange(len(images))
@@ -182,17 +234,15 @@ def variety(images: np.ndarray, params: Quality, patients: np.ndarray | None = N
         index = balanced_pairs(len(images), count, params.seed)
         apart = patients[index[:, 0]] != patients[index[:, 1]]
         if 2 * apart.sum() >= params.pairs or len(index) < count:  # enough, or all that there are
-            break
+            return Pairs(ms_ssim_pairs(images, count, params.seed)[apart], index[apart])
         count *= 2
-    return mean_of_pairs(ms_ssim_pairs(images, count, params.seed)[apart], index[apart])
 
 
-def _entry(name: str, value: tuple[float, float, float], others: Mapping[str, float]) -> dict[str, Any]:
-    rounded = {kind: _short(number) for kind, number in others.items()}
+def _entry(name: str, value: Range, floor: Range, shame: Mapping[str, float]) -> dict[str, Any]:
+    ends = ("value", "low", "high", "floor", "floor_low", "floor_high")
     return {
-        **dict(zip(("value", "low", "high"), map(_short, value), strict=True)),
-        "floor": rounded.pop("floor"),
-        "shame": rounded,
+        **dict(zip(ends, map(_short, (*value, *floor)), strict=True)),
+        "shame": {kind: _short(number) for kind, number in shame.items()},
         "better": BETTER[name],
     }
 

@@ -71,10 +71,13 @@ def run(inputs: Inputs, outputs: Outputs, params: Params) -> dict[str, Any]:
 
 
 def metrics(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The few figures that `dvc metrics show` and `dvc metrics diff` put side by side."""
+    """The figures that `dvc metrics show` and `dvc metrics diff` put side by side."""
     return {
         "imbalance_ratio": content["imbalance"]["imbalance_ratio"],
-        PRIMARY: {arm: values[PRIMARY]["mean"] for arm, values in content["downstream"]["arms"].items()},
+        **{
+            measure: {arm: values[measure]["mean"] for arm, values in content["downstream"]["arms"].items()}
+            for measure in MEASURES
+        },
         "minimum_effect": content["verdict"].get("minimum_effect", {}),
         "quality": {
             name: {
@@ -146,12 +149,12 @@ def _bars(classes: list[str], imbalance: Content, synthetic: ImageSet | None) ->
 
 
 def _forest(verdict: Content, downstream: Content) -> Content | None:
-    """The candidate's differences, and those of the other synthetic arms, on one axis; None without a comparison."""
+    """The candidate's differences, all rare classes and one by one, and the other arms'; None without a comparison."""
     if "comparison" not in downstream or "candidate" not in verdict:
         return None
     differences = downstream["comparison"]["differences"]
     effects = downstream["comparison"].get("minimum_effect", {})
-    candidate = verdict["candidate"]
+    candidate, by_class = verdict["candidate"], verdict["by_class"] if len(verdict["by_class"]) > 1 else {}
     rows, zones, marked = [], {}, []
     for arm in sorted(differences, key=lambda name: name != candidate):
         for control, difference in differences[arm].items():
@@ -160,6 +163,12 @@ def _forest(verdict: Content, downstream: Content) -> Content | None:
             zones[name] = effects.get(arm, {}).get(control)
             if arm == candidate:
                 marked.append(name)
+        if arm == candidate:
+            rows += [
+                (f"{label}: {arm} − {control}", difference)
+                for label, found in by_class.items()
+                for control, difference in found.items()
+            ]
     return scales.chart(rows, zones, zero=True, marked=marked)
 
 

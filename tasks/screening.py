@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from model.memorisation import MIN_HELD_OUT, Memory, Screen, calibrate
+from model.memorisation import MIN_HELD_OUT, NEARLY_EQUAL, Memory, Screen, calibrate
 from tasks import curated
+from tasks.curated import ImageSet
 from tasks.errors import UserError
 
 WORST = 8  # pairs to be shown
@@ -100,6 +101,16 @@ class Screening:
     def pairs(self, side: int) -> np.ndarray:
         """uint8 (K, 2, side, side), worst first: a synthetic image and the training film nearest to it."""
         return np.stack([np.empty((2, side, side), np.uint8), *(pair.images for pair in self.worst)])[1:]
+
+
+def leaked(films: ImageSet) -> dict[str, int]:
+    """By split, how many of its films are nearly equal to a train film: one patient in both, who has two names."""
+    train = films.where(split="train").images
+    memory = Memory(train, train[:0])
+    held_out = {split: films.where(split=split).images for split in ("val", "test")}
+    return {
+        split: int((memory.look(images).scores["detail"] >= NEARLY_EQUAL).sum()) for split, images in held_out.items()
+    }
 
 
 def _note(screen: Screen) -> str | None:

@@ -6,6 +6,7 @@ one pass over the sorted scores serves all resamples. Row 0 of `patient_weights`
 
 import numpy as np
 
+MIN_PATIENTS = 5  # of a class: with fewer a bootstrap does not know how much they vary
 GRID = np.linspace(0, 1, 101)  # of the curves: false-positive rates or recalls
 
 
@@ -125,14 +126,16 @@ def _divide(a: np.ndarray, b: np.ndarray, otherwise: float = np.nan) -> np.ndarr
     return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, otherwise), where=b != 0)
 
 
-def interval(values: np.ndarray, confidence: float) -> dict[str, float | None]:
+def interval(values: np.ndarray, confidence: float, patients: int) -> dict[str, float | None]:
     """The value on the test set as it is (`values[0]`) and the percentile interval of the resamples.
 
-    Resamples without a value (a class was not drawn) are left out; None where nothing is left.
+    Resamples without a value (a class was not drawn) are left out. The ends are None where a bootstrap cannot know
+    them: below MIN_PATIENTS `patients` of the class that is measured (the fewest, of several), and where no resample
+    differs from another, as at a recall of 1.
     """
     drawn = values[1:][np.isfinite(values[1:])]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail]) if len(drawn) else (np.nan, np.nan)
+    tail, known = (1 - confidence) / 2, patients >= MIN_PATIENTS and len(drawn) and np.ptp(drawn) > 0
+    low, high = np.quantile(drawn, [tail, 1 - tail]) if known else (np.nan, np.nan)
     return {
         name: round(float(value), 4) if np.isfinite(value) else None
         for name, value in (("mean", values[0]), ("low", low), ("high", high))

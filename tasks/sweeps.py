@@ -44,7 +44,7 @@ def sweeps(predictions: pd.DataFrame, classes: list[str], rare: list[str], param
             {
                 "arm": arm,
                 column: value,
-                PRIMARY: interval(found[arm].mean(0), params.confidence),
+                PRIMARY: interval(found[arm].mean(0), params.confidence, fewest),
                 "differences": _differences(arm, found, fewest, params.confidence),
             }
             for arm in arms
@@ -89,5 +89,6 @@ def cross(predictions: pd.DataFrame, classes: list[str], rare: list[str], params
 
 def _measures(rows: pd.DataFrame, classes: list[str], rare: list[str], params: Classify) -> dict[str, Any]:
     test = held_out(rows, classes, params.bootstrap)
-    found = measure(rows, classes, [classes.index(label) for label in rare or classes], test)
-    return {name: interval(found[name].mean(0), params.confidence) for name in MEASURES}
+    focus = [classes.index(label) for label in rare or classes]
+    found, fewest = measure(rows, classes, focus, test), min(test.patients_of(k) for k in focus)
+    return {name: interval(found[name].mean(0), params.confidence, fewest) for name in MEASURES}

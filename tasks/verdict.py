@@ -3,15 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.differences import MIN_PATIENTS
 from tasks.gates import gates
 from tasks.params import GENERATOR_OF
+from tasks.statistics import MIN_PATIENTS
 
 WORDS = {
     "helps": "Synthetic images help",
     "harms": "Synthetic images harm",
     "no evidence": "No evidence that synthetic images help",
 }
+ALONE = {"helps": "it helps for", "harms": "it harms for", "no evidence": "there is no evidence for"}
 FOR_HELP = {"duplicate", "classic"}  # controls without which nothing is called help
 RATIO = 1.0  # of the plan: what the arms that are compared add; other ratios are a sweep, which no verdict looks at
 
@@ -44,12 +45,12 @@ def decide(
     differences = comparison["differences"][candidate]
     by_class = {label: found[candidate] for label, found in comparison["by_class"].items()}
     verdict = _word(differences)
-    classes = [label for label, found in by_class.items() if _word(found) == verdict != "no evidence"]
+    words = {label: _word(found) for label, found in by_class.items()}
     model = GENERATOR_OF[candidate]
     found = gates(model, (screening or {}).get(model), (quality or {}).get(model), plan)
     worse = [control for control, d in differences.items() if d["high"] is not None and d["high"] < 0]
     lost = f", and they are worse than {' and '.join(worse)}" if verdict == "no evidence" and worse else ""
-    sentence = f"{WORDS[verdict]}{lost}: {_numbers(downstream, candidate, reference, differences, classes)}"
+    sentence = f"{WORDS[verdict]}{lost}: {_numbers(downstream, candidate, reference, differences, words)}"
     closed = [gate["why"] for gate in found.values() if not gate["passed"]]
     if verdict == "helps" and closed:
         sentence += f" But they are not to be used as they are: {' '.join(closed)}"
@@ -58,7 +59,8 @@ def decide(
         "sentence": sentence,
         "candidate": candidate,
         "reference": reference,
-        "classes": classes,
+        "classes": [label for label, word in words.items() if word == verdict != "no evidence"],
+        "words": words,
         "differences": differences,
         "by_class": by_class,
         "confidence": comparison["confidence"],
@@ -79,35 +81,44 @@ def _word(differences: Mapping[str, Mapping[str, float | None]]) -> str:
 
 
 def _numbers(
-    downstream: dict[str, Any], candidate: str, reference: str, differences: dict[str, Any], classes: list[str]
+    downstream: dict[str, Any], candidate: str, reference: str, differences: dict[str, Any], words: dict[str, str]
 ) -> str:
-    rare = " and ".join(downstream["rare"])
+    rare, test = " and ".join(downstream["rare"]), downstream["test"]
     if differences[reference]["mean"] is None:
         return f"the test split holds no image of {rare} to measure it on."
     comparison = downstream["comparison"]
     confidence = f"{100 * comparison['confidence']:.3g} %"
     names = {
-        control: f"{control} (on validation the best arm without them)" if control == reference else control
+        control: f"{control} (on validation the best arm without them)"
+        if control == reference and downstream["chosen_on_validation"]
+        else control
         for control in differences
     }
     changes = " and ".join(
         f"by {_change(d, confidence)} against {names[control]}" for control, d in differences.items()
     )
-    films = downstream["test"]["by_class"]
-    rare_films = " and ".join(f"{films.get(label, 0)} films of {label}" for label in downstream["rare"])
+    of_class = " and ".join(f"{test['patients_by_class'].get(label, 0)} with {label}" for label in downstream["rare"])
     numbers = (
         f"with {candidate}, which adds as many as the plan asks for, the area under the precision–recall curve of "
-        f"{rare} changes {changes}; intervals over {downstream['test']['patients']} test patients "
-        f"({rare_films}) and {len(downstream['seeds'])} seeds, of one training of each generator."
+        f"{rare} changes {changes}; intervals over {test['patients']} test patients "
+        f"({of_class}) and {len(downstream['seeds'])} seeds, of one training of each generator."
     )
-    if classes and len(downstream["rare"]) > 1:
-        numbers += f" Taken alone, it does so for {' and '.join(classes)}."
+    if set(words.values()) != {"no evidence"} and len(words) > 1:
+        alone = {word: [label for label, of_label in words.items() if of_label == word] for word in ALONE}
+        parts = [f"{ALONE[word]} {' and '.join(labels)}" for word, labels in alone.items() if labels]
+        numbers += f" By class, {', '.join(parts)}."
+    if not downstream["chosen_on_validation"]:
+        numbers += f" Validation has no film of {rare}, so no arm could be chosen by it; these are the first."
     if absent := FOR_HELP - differences.keys():
         missing = " and ".join(sorted(absent))
         numbers += f" Without {missing} among classify.arms nothing is called help."
     effect = comparison["minimum_effect"][candidate][reference]
     if effect is None:
-        return f"{numbers} A class has fewer than {MIN_PATIENTS} test patients: too few for an interval."
+        return (
+            f"{numbers} A class has fewer than {MIN_PATIENTS} test patients, or nothing varies: there is no interval."
+        )
+    if effect >= 1:
+        return f"{numbers} So few patients and seeds could have shown no change at all: the largest there is is 1."
     return f"{numbers} A true change of {effect:.3f} against {reference} would have been seen four times in five."
 
 

@@ -9,6 +9,7 @@ from model.networks import Generator, NetworkConfig
 from model.storage import save_generator
 from tasks import curated, imbalance, places, synthesize
 from tasks.params import Imbalance, Synthesize
+from tests.tasks.results import varied
 from tests.tasks.sets import write_set
 
 SIDE = 16
@@ -36,8 +37,7 @@ def write_generator(name: str, seed: int, classes: list[str] | None = None, trun
     plan = synthesize.planned(places.IMBALANCE) if classes == real.classes else {}
     params = Synthesize(truncation=truncation)
     synthesize.run(folder, places.SYNTHETIC / name, plan, params, curated_folder=places.CURATED)
-    measures = {"ms_ssim": {"value": 0.4, "low": 0.38, "high": 0.42, "floor": 0.4}}
-    quality = {"model": name, "classes": {label: {"measures": measures} for label in plan}}
+    quality = {"model": name, "classes": {label: {"measures": varied(0.4, 0.38, 0.42, 0.4)} for label in plan}}
     curated.write_json(places.QUALITY / f"{name}.json", quality)
     verdict = {"verdict": "no evidence", "sentence": "No evidence.", "candidate": name}
     curated.write_json(places.VERDICT, verdict)

@@ -20,6 +20,7 @@ from tasks import classify, curated
 from tasks.arms import Job
 from tasks.errors import UserError
 from tasks.params import Classify
+from tasks.screening import leaked
 from tests.tasks.sets import write_set
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,6 +147,36 @@ def test_killed_and_run_again_gives_the_same_bytes(
     for name in OUTPUTS:
         assert (broken / "reports" / name).read_bytes() == (whole / "reports" / name).read_bytes()
     assert not kept.exists()
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_without_held_out_films_nothing_is_trained(split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(prepare(tmp_path / "project"))
+    manifest = pd.read_csv("data/curated/manifest.csv")
+    manifest.loc[manifest["split"] == split, "split"] = "train"
+    manifest.to_csv("data/curated/manifest.csv", index=False)
+    with pytest.raises(UserError, match=f"has no films in the split {split}, so classifiers cannot be compared"):
+        run(Classify(arms=["real", "msg_gan"], steps=6, batch=8))
+
+
+def test_a_rare_class_without_a_plan_is_none_of_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fill_to may be so low that of one of two rare classes no image is made."""
+    monkeypatch.chdir(prepare(tmp_path / "project"))
+    Path("reports/imbalance.json").write_text(json.dumps({"plan": {"rare": 12}, "rare": ["normal", "rare"]}))
+    result = run(Classify(arms=["real", "duplicate", "msg_gan"], steps=6, batch=8, bootstrap=100))
+    assert result["rare"] == ["rare"]
+    for arm in result["arms"].values():
+        assert arm["rare_auprc"] == arm["auprc_rare"]
+
+
+def test_a_train_film_in_the_test_split_is_counted(tmp_path: Path) -> None:
+    films = curated.load(write_set(tmp_path / "set", images=150))
+    assert leaked(films) == {"val": 0, "test": 0}
+    splits = films.manifest["split"].to_numpy()
+    train, test = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "test")
+    noise = np.random.default_rng(0).normal(0, 1, (2, 32, 32))
+    films.images[test[:2]] = np.clip(films.images[train[:2]] + noise, 0, 255)
+    assert leaked(films) == {"val": 0, "test": 2}
 
 
 def test_kept_predictions_are_of_the_same_data_and_params_only(tmp_path: Path) -> None:

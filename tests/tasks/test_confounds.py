@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.confounds import GROUPS, MIN_IMAGES, confounds, cramers_v
+from tasks.confounds import GROUPS, MIN_IMAGES, confounds, youdens_j
 
 CLASSES = ["normal", "rare"]
 
@@ -43,9 +43,45 @@ def test_a_planted_confound_is_named_in_both_splits_and_nothing_else_is() -> Non
     predictions, manifest = study(0.9)
     warnings = confounds(predictions, manifest, CLASSES, ["sees_view"])["warnings"]
     assert [sentence.split(" nearly")[0] for sentence in warnings] == [
-        "In the train split class and view",
-        "In the test split class and view",
+        "In the train split rare and view",
+        "In the test split rare and view",
     ]
+    assert "view alone tells rare from the other films with a balanced accuracy of 0.9" in warnings[0]
+
+
+@pytest.mark.parametrize("share", [0.03, 0.3])
+def test_a_confound_is_named_however_rare_the_class_is(share: float) -> None:
+    """Of the rare films nine in ten are AP, of the others one in ten: the association of all films falls with `share`,
+    not what a classifier can make of it."""
+    rng = np.random.default_rng(0)
+    rare = rng.random(4000) < share
+    view = np.where(rng.random(4000) < 0.9, rare, ~rare)
+    predictions, manifest = study(0.0, films=4000)
+    manifest = manifest.assign(label=np.where(rare, "rare", "normal"), view=np.where(view, "AP", "PA"))
+    predictions["label"] = predictions["image_id"].map(manifest.set_index("image_id")["label"])
+    warnings = confounds(predictions, manifest, CLASSES, ["sees_view"])["warnings"]
+    assert [sentence.split(" nearly")[0] for sentence in warnings] == [
+        "In the train split rare and view",
+        "In the test split rare and view",
+    ]
+
+
+def test_a_size_that_nearly_all_films_have_does_not_hide_another() -> None:
+    """All rare films, and few others, come from a device with a size of its own."""
+    predictions, manifest = study(0.0, films=2000)
+    rng = np.random.default_rng(0)
+    rare = rng.random(2000) < 0.05
+    manifest = manifest.assign(
+        label=np.where(rare, "rare", "normal"), rows=np.where(rare, 1500, 2000), columns=np.where(rare, 1500, 2000)
+    )
+    predictions["label"] = predictions["image_id"].map(manifest.set_index("image_id")["label"])
+    found = confounds(predictions, manifest, CLASSES, ["sees_view"])
+    assert [sentence.split(":")[0] for sentence in found["warnings"]] == [
+        "In the train split rare and native size nearly coincide",
+        "In the test split rare and native size nearly coincide",
+    ]
+    sizes = [group["value"] for group in found["groups"] if group["by"] == "native size"]
+    assert sizes == ["2.25 megapixels", "4.00 megapixels"]
 
 
 @pytest.mark.parametrize("confounded", [0.0, 0.2])
@@ -105,16 +141,18 @@ def test_the_source_is_all_that_differs_between_archives() -> None:
     )
     found = confounds(predictions, archives, CLASSES, ["sees_view"])
     assert len(found["warnings"]) == 2
-    assert "class and source nearly coincide (Cramér's V 1.00" in found["warnings"][0]
+    assert "rare and source nearly coincide: source alone tells rare from the other films" in found["warnings"][0]
+    assert "a balanced accuracy of 1.00 (0.5" in found["warnings"][0]
     assert [g["value"] for g in found["groups"] if g["by"] == "source"] == ["JPEG, 12", "PNG, 8"]
 
 
-def test_cramers_v_is_that_of_the_table_and_unmoved_by_many_small_groups() -> None:
+def test_youdens_j_is_that_of_the_best_rule_and_unmoved_by_many_small_groups() -> None:
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 400)
-    assert cramers_v(labels, labels) == pytest.approx(1, abs=0.01)
-    by_chance = [cramers_v(labels, rng.integers(0, 60, 400)) for _ in range(20)]
-    assert np.mean(by_chance) < 0.2  # 0.38 without the correction
-    assert cramers_v(labels, np.zeros(400)) == 0
-    half = np.where(rng.random(20000) < 0.75, x := rng.integers(0, 2, 20000), 1 - x)
-    assert cramers_v(x, half) == pytest.approx(0.5, abs=0.02)  # phi of a 2 x 2 table with 3/4 on the diagonal
+    labels = rng.random(400) < 0.5
+    assert youdens_j(labels, labels) == pytest.approx(1)
+    by_chance = [youdens_j(rng.integers(0, 60, 400), labels) for _ in range(20)]
+    assert np.mean(by_chance) < 0.05  # 0.3 without the shuffles
+    assert youdens_j(np.zeros(400), labels) == youdens_j(labels, np.ones(400, bool)) == 0
+    half = np.where(rng.random(20000) < 0.75, x := rng.random(20000) < 0.1, ~x)  # sensitivity and specificity 3/4
+    assert youdens_j(half, x) == pytest.approx(0.5, abs=0.03)
+    assert sum(youdens_j(rng.integers(0, 8, 300), np.arange(300) < 3) > 0.5 for _ in range(50)) <= 1  # three films

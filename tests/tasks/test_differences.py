@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tasks.differences import MIN_PATIENTS, Difference, paired_difference, seed_variance
+from tasks.differences import Difference, paired_difference, seed_variance
+from tasks.statistics import MIN_PATIENTS
 
 
 def experiment(
@@ -83,7 +84,8 @@ def test_too_few_patients_have_no_interval_and_one_seed_is_refused() -> None:
         seed_variance(measured[:, :1, 0])
 
 
-def test_arms_that_do_not_differ_at_all_differ_by_nothing() -> None:
-    same = np.ones((3, 2, 20))
-    found = difference(same, 30)
-    assert found.interval(0.95) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+def test_where_nothing_varies_there_is_no_interval_and_no_effect_that_would_be_seen() -> None:
+    """All arms perfect on every patient, say: an interval of no width would be sure of what nobody knows."""
+    found = difference(np.ones((3, 2, 20)), 30)
+    assert found.interval(0.95) == {"mean": 0.0, "low": None, "high": None}
+    assert found.minimum_effect(0.95) is None

@@ -1,6 +1,7 @@
 """FID's weights: none unless asked for, never from elsewhere, and their absence is a sentence."""
 
 import hashlib
+import http.client
 import io
 import socket
 import urllib.error
@@ -44,6 +45,18 @@ def test_offline_it_says_so_and_leaves_nothing() -> None:
     assert network is None
     assert words.startswith("Not used: the weights could not be had from the network")
     assert "\n" not in words
+    assert not inception.CACHE.exists()
+
+
+def test_a_download_that_breaks_off_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise http.client.IncompleteRead(b"half", 91)
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Broken())
+    network, words = inception.load("download")
+    assert network is None
+    assert words.startswith("Not used: the weights could not be had from the network (IncompleteRead")
     assert not inception.CACHE.exists()
 
 

@@ -17,7 +17,7 @@ from tests.model.test_metrics import blobs
 from tests.tasks.sets import write_set
 
 PARAMS = Quality(pairs=300, repeats=6)
-XRAY = ("frechet_xray", "kid_xray", "ms_ssim", "precision", "recall", "density", "coverage")
+XRAY = ("frechet_xray", "kid_xray", "ms_ssim", "twins", "precision", "recall", "density", "coverage")
 
 
 def films(n: int, seed: int) -> np.ndarray:
@@ -58,8 +58,8 @@ def ladders(real: np.ndarray, network: Encoder) -> dict[str, list[dict[str, dict
 WAYS: dict[str, dict[str, tuple[str, ...]]] = {
     "noise": {"up": ("frechet_xray", "kid_xray"), "down": ("ms_ssim", "precision", "recall", "density", "coverage")},
     "blur": {"up": ("frechet_xray", "kid_xray", "ms_ssim"), "down": ("precision", "density", "coverage")},
-    "few": {"up": ("frechet_xray", "kid_xray"), "down": ("recall", "coverage")},
-    "fewer": {"up": ("ms_ssim",)},  # of 24 modes only every 24th pair is one image
+    "few": {"up": ("frechet_xray", "kid_xray", "twins"), "down": ("recall", "coverage")},
+    "fewer": {"up": ("ms_ssim", "twins")},  # of 24 modes only every 24th pair is one image
 }
 
 
@@ -92,9 +92,10 @@ def test_an_entry_has_floor_and_shame_at_the_same_number_of_images(real: np.ndar
     assert result["images"] == {"real": 240, "synthetic": 50, "compared": 50}
     assert tuple(sorted(result["measures"])) == tuple(sorted(XRAY))
     for name, entry in result["measures"].items():
-        assert set(entry) == {"value", "low", "high", "floor", "shame", "better"}
+        assert set(entry) == {"value", "low", "high", "floor", "floor_low", "floor_high", "shame", "better"}
         assert set(entry["shame"]) == {"blurred", "noisy", "one_image"}
         assert entry["low"] <= entry["value"] <= entry["high"], name
+        assert entry["floor_low"] <= entry["floor"] <= entry["floor_high"], name
     frechet = result["measures"]["frechet_xray"]
     assert frechet["floor"] < min(frechet["shame"].values())
     assert result == quality.measure(real, films(50, seed=1), network, PARAMS)
@@ -137,7 +138,7 @@ def test_pairs_of_one_patient_are_none_of_the_floor_of_variety(network: Encoder)
     )
     assert by_patient["value"] == by_image["value"]
     assert by_patient["floor"] < by_image["floor"] - 0.01
-    assert by_patient["floor"] == pytest.approx(quality.variety(films(10, seed=5), PARAMS)[0], abs=0.05)
+    assert by_patient["floor"] == pytest.approx(quality.pairs(films(10, seed=5), PARAMS).mean()[0], abs=0.05)
 
 
 def test_a_set_that_is_nearly_all_of_one_patient_has_a_floor_of_variety() -> None:
@@ -146,8 +147,16 @@ def test_a_set_that_is_nearly_all_of_one_patient_has_a_floor_of_variety() -> Non
     params, others = Quality(pairs=20), np.arange(400) < 4
     assert quality.of_several(np.where(others, np.arange(400), 4))
     alike[others] = films(4, seed=1)
-    value, low, high = quality.variety(alike, params, np.where(others, np.arange(400), 4))
-    assert 0 < low < value < high < quality.variety(alike, params)[0]
+    value, low, high = quality.pairs(alike, params, np.where(others, np.arange(400), 4)).mean()
+    assert 0 < low < value < high < quality.pairs(alike, params).mean()[0]
+
+
+def test_the_floor_of_few_films_is_less_certain_than_that_of_many(real: np.ndarray) -> None:
+    widths = []
+    for n in (8, 200):
+        entry = quality.variety(real[:n], films(120, seed=1), PARAMS, np.arange(n))["ms_ssim"]
+        widths.append(entry["floor_high"] - entry["floor_low"])
+    assert widths[0] > 2 * widths[1] > 0
 
 
 @pytest.mark.parametrize("n", [4, 5, 7])
@@ -175,6 +184,11 @@ def test_the_stage_reports_by_class_and_says_what_was_left_out(tmp_path: Path, m
     assert result["extractors"]["inception"].startswith("Not used")
     assert "never" in result["extractors"]["frechet_xray"]
     assert "over 2 random divisions" in result["intervals"]
+
+    curated.write_json(tmp_path / "encoder/config.json", {"data_digest": "another"})
+    with pytest.raises(UserError, match="an encoder of other films; make it again"):
+        quality.run("msg_gan", *folders, out, Quality(pairs=10, repeats=2))
+    encoder.run(tmp_path / "curated", tmp_path / "encoder", EncoderParams(steps=3))
 
     of_one = pd.read_csv(tmp_path / "curated/manifest.csv")
     of_one.loc[of_one["label"] == "rare", "patient_id"] = "one"

@@ -25,6 +25,7 @@ from tests.tasks.results import ALARM, ARMS, GANS, write_results
 PARAMS = Params()
 HOSTILE = """<script>document.title='owned'</script><img src=x onerror=alert(1)>"'&"""
 INLINE = {"a", "b", "code", "i", "small", "span"}
+PASSED = {"mean": 0.1, "low": 0.05, "high": 0.15}
 GATES = {
     "memorisation": {"passed": True, "why": "3 of 30 images were removed."},
     "diversity": {"passed": False, "why": f"Less varied than real films {HOSTILE}."},
@@ -146,6 +147,7 @@ def test_the_page_says_what_was_found(made: Path, shown: Parsed) -> None:
     assert "A value better than the floor is not better than real" in shown.text
     assert "changes that would be missed more than one time in five" in shown.text
     assert "Not looked at, as not known to differ between enough films: source, sex, age group." in shown.text
+    assert "Copies: calibrated on 60 held-out films: too few to count a share of 1 % among them." in shown.text
     assert ALARM in shown.text
     assert "The collapse guard raised no alarm" in shown.text
     assert curated.load(made / "curated").digest in shown.text
@@ -198,7 +200,8 @@ def test_metrics_have_the_figures_of_the_contract(made: Path) -> None:
     downstream = json.loads((made / "reports/downstream.json").read_text())
     quality = json.loads((made / "reports/quality/msg_gan.json").read_text())
     assert found["imbalance_ratio"] == 4.0
-    assert found["rare_auprc"] == {arm: downstream["arms"][arm]["rare_auprc"]["mean"] for arm in ARMS}
+    for measure in report.MEASURES:
+        assert found[measure] == {arm: downstream["arms"][arm][measure]["mean"] for arm in ARMS}
     assert found["minimum_effect"] == {"classic": 0.045, "duplicate": 0.045, "real": None}
     value = quality["classes"]["rare"]["measures"]["coverage"]["value"]
     assert found["quality"]["msg_gan"]["rare"]["coverage"] == value
@@ -242,7 +245,8 @@ def test_without_rare_classes_there_is_a_page(tmp_path: Path, made: Path, monkey
     inputs.downstream.write_text(json.dumps(found))
     for folder in inputs.synthetic.values():
         facts = json.loads((folder / "dataset.json").read_text())
-        facts["screening"] |= {"false_alarms": None, "threshold": {"detail": 0.95}, "worst": []}
+        few = "copies: 3 held-out films are too few"
+        facts["screening"] |= {"note": few, "false_alarms": None, "threshold": {"detail": 0.95}, "worst": []}
         (folder / "dataset.json").write_text(json.dumps(facts))
     for folder in inputs.models.values():
         pd.read_csv(folder / "history.csv", usecols=["kimg", "seconds", "loss_generator", "loss_discriminator"]).to_csv(
@@ -250,11 +254,12 @@ def test_without_rare_classes_there_is_a_page(tmp_path: Path, made: Path, monkey
         )
     assert report.run(inputs, outputs(tmp_path / "out"), PARAMS)["verdict"] == "not needed"
     text = parsed((tmp_path / "out/report.html").read_text()).text
-    assert "only images nearly equal to a train film were removed" in text
+    assert "Copies: 3 held-out films are too few." in text
+    assert "false alarms" not in text
     assert "Confounds could not be looked at." in text
     assert "None of these was known to differ between enough films: view, sex." in text
     assert "No class nearly coincides" not in text
-    assert "too few images to be measured" in text
+    assert "was not measured" not in text  # nothing was planned
     assert "Which is real?" not in text
     assert not re.search(r"\bnan\b", text, re.IGNORECASE)
 
@@ -268,6 +273,40 @@ def test_where_no_confound_was_found_the_page_names_those_looked_for(tmp_path: P
     text = parsed((tmp_path / "out/report.html").read_text()).text
     assert "No class nearly coincides with these: view, native size." in text
     assert "Not looked at, as not known to differ between enough films: source, sex, age group." in text
+
+
+def test_test_films_that_are_also_learnt_from_stand_beside_the_verdict(tmp_path: Path, made: Path) -> None:
+    inputs = write_results(tmp_path)
+    found: dict[str, Any] = json.loads(inputs.downstream.read_text())
+    assert "Leak:" not in (made / "out/report.html").read_text()
+    found["leaked"]["test"] = 3
+    inputs.downstream.write_text(json.dumps(found))
+    report.run(inputs, outputs(tmp_path / "out"), PARAMS)
+    text = parsed((tmp_path / "out/report.html").read_text()).text
+    films = found["test"]["images"]
+    assert f"Leak: 3 of {films} test films are nearly equal to a train film" in text.split("Which is real?")[0]
+
+
+def test_the_forest_has_each_of_several_rare_classes(made: Path, shown: Parsed) -> None:
+    downstream = json.loads((made / "reports/downstream.json").read_text())
+    found = {"candidate": "msg_sagan", "by_class": {"a": {"classic": PASSED}, "b": {"classic": PASSED}}}
+    forest = report._forest(found, downstream)
+    assert forest is not None
+    rows = [row["name"] for row in forest["rows"]]
+    of_all = [f"msg_sagan − {control}" for control in downstream["comparison"]["differences"]["msg_sagan"]]
+    assert rows[:5] == [*of_all, "a: msg_sagan − classic", "b: msg_sagan − classic"]
+    assert "rare: msg_sagan − classic" not in shown.text  # of one class it would be the same again
+
+
+def test_a_class_that_was_not_measured_has_its_reason(tmp_path: Path, made: Path) -> None:
+    inputs = write_results(tmp_path)
+    found: dict[str, Any] = json.loads(inputs.quality["msg_gan"].read_text())
+    del found["classes"]["rare"]
+    found["left_out"] = {"rare": "Nearly all real images are of one patient: there is no floor."}
+    inputs.quality["msg_gan"].write_text(json.dumps(found))
+    report.run(inputs, outputs(tmp_path / "out"), PARAMS)
+    text = parsed((tmp_path / "out/report.html").read_text()).text
+    assert "msg_gan, rare, was not measured. Nearly all real images are of one patient" in text
 
 
 def test_missing_and_older_results_are_named(tmp_path: Path, made: Path) -> None:

@@ -122,7 +122,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(rng: np.random.Gen
     for trial in range(200):
         correct = rng.random(60) < 0.7
         values = recalls(correct.astype(int), np.ones(60, int), 2, patient_weights(np.arange(60), 300, trial))[1]
-        found = interval(values, 0.9)
+        found = interval(values, 0.9, 60)
         covered.append(found["low"] <= 0.7 <= found["high"])  # type: ignore[operator]
     assert 0.82 <= np.mean(covered) <= 0.96
 
@@ -132,7 +132,7 @@ def test_a_wider_interval_for_patients_with_many_films(rng: np.random.Generator)
     correct = np.repeat(of_patient, 8).astype(int)
 
     def width(patients: np.ndarray) -> float:
-        found = interval(recalls(correct, np.ones(240, int), 2, patient_weights(patients, 500, 0))[1], 0.95)
+        found = interval(recalls(correct, np.ones(240, int), 2, patient_weights(patients, 500, 0))[1], 0.95, 30)
         return found["high"] - found["low"]  # type: ignore[operator]
 
     assert width(np.repeat(np.arange(30), 8)) > 2 * width(np.arange(240))
@@ -140,7 +140,16 @@ def test_a_wider_interval_for_patients_with_many_films(rng: np.random.Generator)
 
 def test_no_positives_is_none_and_not_a_number() -> None:
     values = auroc(np.linspace(0, 1, 5), np.zeros(5, bool), np.ones((4, 5)))
-    assert interval(values, 0.95) == {"mean": None, "low": None, "high": None}
+    assert interval(values, 0.95, 5) == {"mean": None, "low": None, "high": None}
+
+
+@pytest.mark.parametrize(("right", "patients", "known"), [(4, 5, True), (4, 4, False), (5, 5, False)])
+def test_what_a_bootstrap_cannot_know_has_no_interval(right: int, patients: int, known: bool) -> None:
+    """Too few patients; and five of five right, of which every resample says 1 and the truth may be far below."""
+    weights = patient_weights(np.arange(5), 500, 0)
+    found = interval(recalls((np.arange(5) < right).astype(int), np.ones(5, int), 2, weights)[1], 0.95, patients)
+    assert found["mean"] == right / 5
+    assert (found["low"] is not None) is (found["high"] is not None) is known
 
 
 def test_offsets_mend_a_classifier_that_underrates_the_rare_class(rng: np.random.Generator) -> None:

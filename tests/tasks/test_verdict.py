@@ -9,6 +9,7 @@ import pytest
 from tasks.comparison import PRIMARY, compare
 from tasks.params import Classify
 from tasks.verdict import decide
+from tests.tasks.results import varied
 
 CLASSES = ["normal", "rare"]
 PARAMS = Classify(arms=["real", "duplicate", "classic", "msg_gan", "msg_sagan"], bootstrap=500)
@@ -49,7 +50,7 @@ def test_the_verdict_follows_the_truth(synthetic: float, duplicate: float, verdi
     assert decision["verdict"] == verdict
     assert decision["reference"] == "duplicate"
     assert f"{decision['differences']['duplicate']['mean']:+.3f}" in decision["sentence"]
-    assert "200 test patients (25 films of rare) and 2 seeds, of one training of each generator" in decision["sentence"]
+    assert "200 test patients (25 with rare) and 2 seeds, of one training of each generator" in decision["sentence"]
 
 
 def test_better_than_real_but_not_than_duplicates_is_no_evidence() -> None:
@@ -100,7 +101,7 @@ def test_the_interval_is_widened_for_two_arms_and_the_values_are_those_of_the_ar
 
 
 SCREENED = {"threshold": {"ncc": 0.9}, "false_alarms": 0.01, "classes": {"rare": {"drawn": 100, "removed": 3}}}
-VARIED = {"classes": {"rare": {"measures": {"ms_ssim": {"value": 0.42, "low": 0.38, "high": 0.46, "floor": 0.4}}}}}
+VARIED = {"classes": {"rare": {"measures": varied(0.42, 0.38, 0.46, 0.4)}}}
 
 
 def of_msg_sagan(quality: dict[str, Any] | None, screening: dict[str, Any] | None) -> dict[str, Any]:
@@ -138,10 +139,10 @@ def test_help_with_open_gates_is_stated_as_it_is() -> None:
         (None, SCREENED, "diversity", "was not measured"),
         ({"classes": {"rare": {"ms_ssim": {"mean": 0.4}}}}, SCREENED, "diversity", "was not measured"),
         (
-            {"classes": {"rare": {"measures": {"ms_ssim": {"value": 0.7, "low": 0.6, "high": 0.8, "floor": 0.4}}}}},
+            {"classes": {"rare": {"measures": varied(0.7, 0.6, 0.8, 0.4)}}},
             SCREENED,
             "diversity",
-            "MS-SSIM of pairs of rare by msg_sagan 0.700 (0.600 to 0.800), of real pairs 0.400: surely above it by",
+            "of rare by msg_sagan 0.700 (0.600 to 0.800), of real pairs 0.400 (0.400 to 0.400): surely above it",
         ),
     ],
 )
@@ -186,18 +187,65 @@ def test_a_handful_of_rare_test_patients_is_not_enough_for_a_verdict() -> None:
     found = decide(compare(table[~table["patient_id"].isin(rare[4:])], CLASSES, ["rare"], PARAMS), PLAN)
     assert found["verdict"] == "no evidence"
     assert "fewer than 5 test patients" in found["sentence"]
+    recall = compare(table[~table["patient_id"].isin(rare[4:])], CLASSES, ["rare"], PARAMS)["arms"]["real"]
+    assert recall["recall_rare"]["low"] is None
+    assert recall["recall_normal"]["low"] is not None
+
+
+def two_rare_classes(strength: float, of_other: float) -> pd.DataFrame:
+    """As `predictions`, 600 patients, with a second rare class: with synthetic images `rare` is told from the others by
+    `strength` instead of 0.5, and `other` by `of_other` instead of 2."""
+    arms = {"real": 0.5, "duplicate": 0.5, "classic": 0.5, "msg_gan": strength, "msg_sagan": strength}
+    table = predictions(arms, patients=600)
+    rng = np.random.default_rng(3)
+    third = table["image_id"].isin({f"i{k}" for k in range(600) if k % 8 == 3}).to_numpy()
+    table.loc[third, "label"] = "other"
+    separation = np.where(table["arm"].isin(["msg_gan", "msg_sagan"]), of_other, 2.0)
+    table["p_other"] = 1 / (
+        1 + np.exp(-(separation * third + rng.normal(size=600)[table["image_id"].str[1:].astype(int)]))
+    )
+    return table
+
+
+BOTH = ["rare", "other"]
 
 
 def test_each_rare_class_is_judged_on_its_own_too() -> None:
-    table = predictions({"real": 0.5, "duplicate": 0.5, "classic": 0.5, "msg_gan": 3.5, "msg_sagan": 3.5}, patients=600)
-    # A third class, whose probability knows nothing in any arm.
-    rng = np.random.default_rng(3)
-    third = {f"i{k}" for k in range(600) if k % 8 == 3}
-    table.loc[table["image_id"].isin(third), "label"] = "other"
-    table["p_other"] = rng.random(len(table))
-    found = decide(compare(table, [*CLASSES, "other"], ["rare", "other"], PARAMS), {"rare": 100, "other": 100})
+    found = decide(compare(two_rare_classes(3.5, 2.0), [*CLASSES, "other"], BOTH, PARAMS), dict.fromkeys(BOTH, 100))
     assert found["classes"] == ["rare"]
-    assert found["by_class"]["other"]["duplicate"]["low"] < 0 < found["by_class"]["other"]["duplicate"]["high"]
+    assert found["words"] == {"rare": "helps", "other": "no evidence"}
+    assert "By class, it helps for rare, there is no evidence for other." in found["sentence"]
+
+
+def test_a_class_that_is_harmed_is_named_whatever_the_others_gain() -> None:
+    found = decide(compare(two_rare_classes(3.5, -3.0), [*CLASSES, "other"], BOTH, PARAMS), dict.fromkeys(BOTH, 100))
+    assert found["words"] == {"rare": "helps", "other": "harms"}
+    assert "By class, it helps for rare, it harms for other." in found["sentence"]
+
+
+def test_the_word_is_of_the_classes_in_the_comparison_alone() -> None:
+    """The caller passes those of which images were made; `other`, which they harm, is then none of the primary."""
+    result = compare(two_rare_classes(3.5, -3.0), [*CLASSES, "other"], ["rare"], PARAMS)
+    assert decide(result, PLAN)["verdict"] == "helps"
+    assert list(result["comparison"]["by_class"]) == ["rare"]
+
+
+def test_without_a_rare_film_in_validation_no_arm_is_called_its_best() -> None:
+    table = predictions({"real": 0.9, "duplicate": 1.0, "classic": 0.9, "msg_gan": 1.0, "msg_sagan": 3.0})
+    table = table[(table["split"] == "test") | (table["label"] == "normal")]
+    result = compare(table, CLASSES, ["rare"], PARAMS)
+    assert (result["comparison"]["candidate"], result["comparison"]["reference"]) == ("msg_gan", "real")
+    sentence = decide(result, PLAN)["sentence"]
+    assert "Validation has no film of rare, so no arm could be chosen by it; these are the first." in sentence
+    assert "best arm" not in sentence
+
+
+def test_a_test_that_could_show_nothing_says_so() -> None:
+    result = compare(predictions(dict.fromkeys(PARAMS.arms, 1.0)), CLASSES, ["rare"], PARAMS)
+    comparison = result["comparison"]
+    comparison["minimum_effect"][comparison["candidate"]][comparison["reference"]] = 1.3
+    assert "could have shown no change at all" in decide(result, PLAN)["sentence"]
+    assert "1.3" not in decide(result, PLAN)["sentence"]
 
 
 def test_nothing_rare_needs_nothing() -> None:
