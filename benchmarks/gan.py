@@ -2,6 +2,7 @@
 
 python -m benchmarks.gan --resolution 64 --width 128 --batch 16 --attention 32
 python -m benchmarks.gan --peer DIR     the same for a checkout of akanimax/BMSG-GAN
+python -m benchmarks.gan --compiled     the same for our networks behind torch.compile
 
 Each side trains in a fresh process, one after the other, and that several times. It takes its own default settings but
 for resolution, width, latent size (the width) and batch. Needs torch, torchmetrics, numpy and safetensors only.
@@ -62,6 +63,25 @@ class Ours(Side):
         self.trainer.steps = self.window
         penalised, plain = count(self.step), count(self.step)
         return plain + (penalised - plain) / self.window
+
+
+class Compiled(Ours):
+    """The same with both networks behind torch.compile, but for the penalty: of that it knows no second derivative."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        for network in self.networks:
+            network.forward = self._unless_penalty(network.forward)  # type: ignore[method-assign]
+
+    @staticmethod
+    def _unless_penalty(eager: Callable[..., Any]) -> Callable[..., Any]:
+        compiled = torch.compile(eager)
+
+        def forward(inputs: Any, *others: Any) -> Any:
+            penalised = isinstance(inputs, list) and all(x.is_leaf and x.requires_grad for x in inputs)
+            return (eager if penalised else compiled)(inputs, *others)
+
+        return forward
 
 
 class Peer(Side):
@@ -155,7 +175,7 @@ def timed(step: Callable[[], Any], times: int, device: torch.device) -> float:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """What a process of one side finds out."""
     device = configs(options)[1].torch_device()
-    side = {"ours": Ours, "peer": Peer}[options.side](options)
+    side = {"ours": Ours, "compiled": Compiled, "peer": Peer}[options.side](options)
     timed(side.step, WARM_UP, device)
     seconds = [timed(side.step, side.window, device) for _ in range(options.windows)]
     if device.type == "cuda":
@@ -227,7 +247,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=3, help="timed ones in each process")
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes of each side")
     parser.add_argument("--peer", type=Path, metavar="DIR", help="a checkout of BMSG-GAN")
-    parser.add_argument("--side", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--compiled", action="store_true", help="ours behind torch.compile beside ours without")
+    parser.add_argument("--side", choices=("ours", "compiled", "peer"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer and not (options.peer / "sourcecode" / "MSG_GAN" / "GAN.py").is_file():
         parser.exit(2, f"{options.peer} is no checkout of BMSG-GAN: it lacks sourcecode/MSG_GAN/GAN.py\n")
@@ -251,7 +272,7 @@ def main() -> None:
     if options.side:
         print(json.dumps(measure(options)))
         return
-    sides = ("ours", "peer") if options.peer else ("ours",)
+    sides = ["ours", *(["compiled"] if options.compiled else []), *(["peer"] if options.peer else [])]
     rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for k in range(options.rounds):
         for side in sides if k % 2 == 0 else reversed(sides):  # neither is always the first
@@ -269,10 +290,12 @@ def main() -> None:
     cells = zip(ROWS, *(column(found) for found in rounds.values()), strict=True)
     for row in [["", *(s.replace("peer", "BMSG-GAN") for s in sides)], ["---"] * (len(sides) + 1), *cells]:
         print("| " + " | ".join(row) + " |")
+    medians = {side: [median(found["rates"]) for found in rounds[side]] for side in sides}
+    for side in sides[1:]:
+        ratios = sorted(a / b for a, b in zip(medians["ours"], medians[side], strict=True))
+        of = side.replace("peer", "BMSG-GAN")
+        print(f"\nimages/s, ours over {of}: {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, one a round).")
     if options.peer:
-        medians = ([median(found["rates"]) for found in rounds[side]] for side in sides)
-        ratios = sorted(a / b for a, b in zip(*medians, strict=True))
-        print(f"\nRatio of images/s: {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, one a round).")
         print(f"\n{ADAPTED}")
 
 

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import mean, median, stdev
 from types import ModuleType
@@ -35,7 +35,7 @@ from scipy.stats import t as student
 
 from benchmarks.tables import table
 from model.config import TrainConfig
-from model.guard import CollapseGuard
+from model.guard import CollapseGuard, warm_up
 from model.networks import Generator, NetworkConfig
 from model.sampling import sample
 from model.training import Tick, train
@@ -120,6 +120,7 @@ STUDIES = {
             "phi cat_lin": {"phi": "cat_lin"},
             "minibatch_stddev every": {"minibatch_stddev": "every"},
             "class after 1.5 kimg": {"warmup_kimg": 1.5},
+            "penalty at real images alone": {"penalty_on": "real"},
         },
     ),
     # The same length, all of it spent on the rare class: a generator a class.
@@ -204,13 +205,26 @@ def judged(
     return fakes, Judge(study.reference, label, generator.config.resolution).score(fakes)
 
 
+def configs(study: Study, variant: str, seed: int) -> tuple[NetworkConfig, TrainConfig]:
+    """Of one training of a study."""
+    named = study.base | study.variants[variant]
+    of_network = {field.name for field in fields(NetworkConfig)} & named.keys()
+    network = NetworkConfig(classes=len(study.classes), **{name: named[name] for name in of_network})
+    return network, TrainConfig(seed=seed, **{name: named[name] for name in named.keys() - of_network})
+
+
+def settings(study: Study, variant: str) -> Settings:
+    """All that decides what is trained, but the seed; as JSON knows it, so that rows of other defaults don't count."""
+    network, config = configs(study, variant, 0)
+    every: Settings = json.loads(json.dumps(asdict(network) | asdict(config)))
+    del every["seed"]
+    return every
+
+
 def one(study_name: str, variant: str, seed: int) -> None:
     """Train once, have it judged, add a row and a grid of samples."""
     study = STUDIES[study_name]
-    settings = study.base | study.variants[variant]
-    network_keys = {field.name for field in fields(NetworkConfig)}
-    network = NetworkConfig(classes=len(study.classes), **{k: v for k, v in settings.items() if k in network_keys})
-    config = TrainConfig(seed=seed, **{k: v for k, v in settings.items() if k not in network_keys})
+    network, config = configs(study, variant, seed)
     learnt = [films(study.films, label, network.resolution) for label in study.classes]
     labels = np.repeat(np.arange(len(learnt)), [len(some) for some in learnt])
     ticks: list[Tick] = []
@@ -222,7 +236,7 @@ def one(study_name: str, variant: str, seed: int) -> None:
         if study.truncations and tick.kimg < config.kimg:
             curve.append({"kimg": tick.kimg, "truncation": 1.0} | judged(study, tick.generator, study.judged[0])[1])
 
-    guard = CollapseGuard(images, labels, study.classes)
+    guard = CollapseGuard(images, labels, study.classes, warm_up(config.kimg))
     start = time.perf_counter()
     generator = train(images, labels, network, config, on_tick, guard=guard)
     taken = time.perf_counter() - start
@@ -239,7 +253,7 @@ def one(study_name: str, variant: str, seed: int) -> None:
         "study": study_name,
         "variant": variant,
         "seed": seed,
-        "settings": settings,
+        "settings": settings(study, variant),
         "kimg": ticks[-1].kimg,
         "seconds": round(taken),
         "images_per_second": round(median(tick.images_per_second for tick in ticks), 1),
@@ -265,7 +279,7 @@ def rows(study_name: str) -> list[dict[str, Any]]:
         for row in map(json.loads, lines)
         if row["study"] == study_name
         and row["variant"] in study.variants
-        and row["settings"] == study.base | study.variants[row["variant"]]
+        and row["settings"] == settings(study, row["variant"])
     ]
 
 
@@ -282,7 +296,7 @@ def run(study_name: str, seeds: int, jobs: int) -> None:
 
     def start(trial: tuple[str, int]) -> None:
         command = [sys.executable, "-m", "benchmarks.gan_quality", "one", study_name, trial[0], str(trial[1])]
-        subprocess.run(command, check=True, env=os.environ | threads)
+        subprocess.run(command, check=True, env=os.environ | threads, stdout=subprocess.DEVNULL)
         print(f"{study_name}: {trial[0]}, seed {trial[1]}", file=sys.stderr, flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -349,7 +363,7 @@ def main() -> None:
     command.add_argument("study", choices=STUDIES)
     command.add_argument("--seeds", type=int, default=3)
     command.add_argument("--jobs", type=int, default=2, help="trainings at a time, which share the cores")
-    command = commands.add_parser("one", help="one training of a study")
+    command = commands.add_parser("one", help="one training of a study, then its table")
     command.add_argument("study", choices=STUDIES)
     command.add_argument("variant")
     command.add_argument("seed", type=int)
@@ -358,7 +372,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.command == "one":
         one(options.study, options.variant, options.seed)
-        return
     if options.command == "run":
         run(options.study, options.seeds, options.jobs)
     for name in [options.study] if options.study else STUDIES:

@@ -2,6 +2,7 @@
 
 python -m benchmarks.synthesize                     networks of the default size at 64 x 64, fresh weights
 python -m benchmarks.synthesize models/msg_sagan    a generator of your own
+python -m benchmarks.synthesize models/msg_sagan --curated data/curated     and its images screened for copies
 """
 
 import contextlib
@@ -29,6 +30,7 @@ NETWORKS: dict[str, tuple[int, ...]] = {"msg_gan": (), "msg_sagan": (32,)}
 
 def main(
     model: Annotated[Path | None, typer.Argument(help="The folder of a generator.")] = None,
+    curated: Annotated[Path | None, typer.Option(help="The set that it learnt from: images are screened.")] = None,
     count: Annotated[int, typer.Option(min=16, help="Images of a measurement.")] = 1024,
     repeats: Annotated[int, typer.Option(min=1, help="The fastest counts: others may use the machine.")] = 3,
 ) -> None:
@@ -40,10 +42,11 @@ def main(
         for repeat in range(repeats + 1):
             for network, folder in models.items():
                 for form in FORMS:
-                    taken = timed(folder, place / "out", count if repeat else 16, form)
+                    taken = timed(folder, place / "out", count if repeat else 16, form, curated)
                     seconds.setdefault((network, form), []).extend([taken] if repeat else [])  # the first warms up
     machine = f"{os.cpu_count()} cores of {platform.machine()}, {torch.get_num_threads()} threads"
-    print(f"{machine}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f} at the end\n")
+    screened = "screened for copies" if curated else "not screened for copies"
+    print(f"{machine}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f} at the end; {screened}\n")
     rows = ((n, *(f"{60 * count / min(seconds[n, form]):,.0f}" for form in FORMS)) for n in models)
     print(table(["images a minute", *FORMS], rows))
 
@@ -55,12 +58,12 @@ def fresh(folder: Path, *attention: int) -> Path:
     return folder
 
 
-def timed(folder: Path, out: Path, count: int, form: Form) -> float:
-    """Seconds to draw and write `count` images of the first class."""
+def timed(folder: Path, out: Path, count: int, form: Form, curated: Path | None) -> float:
+    """Seconds to draw and write `count` images of the first class; calibrating the screening is part of it."""
     classes = synthesize.load(folder)[1]["classes"]
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):  # no progress
-        synthesize.run(folder, out, {classes[0]: count}, Synthesize(), form)
+        synthesize.run(folder, out, {classes[0]: count}, Synthesize(), form, curated)
     return time.perf_counter() - start
 
 

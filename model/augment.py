@@ -1,8 +1,8 @@
 """Differentiable augmentation (arXiv 2006.10738), the same at every scale, for real and fake alike.
 
-Of its operations those that mean something in one channel: translation, cutout, brightness, contrast. No
-flip: a chest has a left and a right. Every operation is applied to each image with one probability, fixed or
-adaptive; below about 0.8 the generator still learns the distribution without augmentation (arXiv 2006.06676).
+Of its operations those that mean something in one channel: translation, cutout, brightness, contrast; and mirror
+images if asked for, as a chest has a left and a right. Every operation is applied to each image with one probability,
+fixed or adaptive; below about 0.8 the generator still learns the distribution without augmentation (arXiv 2006.06676).
 """
 
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ class Augmentation:
     hole: Tensor  # (B, 2) top left corner of the hole, parts of the side; 2 or more: outside, no hole
     brightness: Tensor  # (B,)
     contrast: Tensor  # (B,)
+    mirrored: Tensor  # (B,) bool: left and right change places
 
     def __call__(self, images: list[Tensor]) -> list[Tensor]:
         """[(B, 1, r, r)] -> the same shapes. Differentiable; in fp32 whatever autocast says."""
@@ -33,6 +34,7 @@ class Augmentation:
             return [self._one_scale(image.float()) for image in images]
 
     def _one_scale(self, x: Tensor) -> Tensor:
+        x = torch.where(self.mirrored.view(-1, 1, 1, 1), x.flip(3), x)
         mean = x.mean((1, 2, 3), keepdim=True)
         x = (x - mean) * self.contrast.view(-1, 1, 1, 1) + mean + self.brightness.view(-1, 1, 1, 1)
         side = x.shape[-1]
@@ -74,22 +76,28 @@ class AdaptiveProbability:
         self.r.copy_(state["r"])
 
 
-def draw(batch: int, probability: float | Tensor, side: int, generator: torch.Generator) -> Augmentation:
+def draw(
+    batch: int, probability: float | Tensor, side: int, generator: torch.Generator, mirror: bool = False
+) -> Augmentation:
     """Random augmentation of `batch` images whose largest scale has `side` pixels.
 
-    The probability, a number or a tensor () on the generator's device, is that of each operation. Shifts are whole
-    pixels at the largest scale, so that it is not blurred.
+    The probability, a number or a tensor () on the generator's device, is that of each operation; of the mirror, where
+    it is asked for, half of it. Shifts are whole pixels at the largest scale, so that it is not blurred.
     """
     device = generator.device
     u = torch.rand(batch, 6, generator=generator, device=device) * 2 - 1  # [-1, 1)
     on = torch.rand(batch, 4, generator=generator, device=device) < probability
     shift = (u[:, 0:2] * SHIFT * side).round() / side
     corner = (u[:, 2:4] + 1) / 2 - CUTOUT / 2  # the hole's centre is anywhere in the image
+    mirrored = torch.zeros(batch, dtype=torch.bool, device=device)
+    if mirror:
+        mirrored = torch.rand(batch, generator=generator, device=device) < probability / 2
     return Augmentation(
         shift=shift * on[:, 0:1],
         hole=torch.where(on[:, 1:2], corner, torch.full_like(corner, 2.0)),
         brightness=u[:, 4] * BRIGHTNESS * on[:, 2],
         contrast=1 + u[:, 5] * CONTRAST * on[:, 3],
+        mirrored=mirrored,
     )
 
 

@@ -22,6 +22,7 @@ class TrainConfig:
     penalty_on: str = "both"  # "real": at real images, R1; "both": at real and fake ones, R1 and R2, or between them
     augment_probability: float = 0.0  # of each operation on each image; short trainings lose variety by it
     augment_target: float = 0.0  # above 0 the probability, from there on, is adapted: see AdaptiveProbability
+    augment_mirror: bool = False  # mirror images among its operations
     augment_kimg: float | None = None  # in which it can go from 0 to 1; None: a tenth of the length (ADA: 500)
     warmup_kimg: float = 0.0  # so long the networks are not told the class, which is then learnt from zero
     ema_kimg: float = 5.0  # half-life of the averaged generator

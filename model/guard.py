@@ -22,6 +22,7 @@ SIDE = 64  # larger images are averaged down to this first, so that a tick costs
 REAL, SYNTHETIC = 320, 64  # images looked at, of a class
 ALL_SYNTHETIC, ALL_PAIRS = 192, 768  # of all classes together: with many classes less of each, which bounds the time
 TWINS = 0.2  # share of twins that is still healthy: that of five modes of equal size
+WARM_UP, SHORTEST = 20.0, 2.0  # kimg, in which a generator may still be all alike
 NEAR, WORSE = 1.2, 4.0  # times the lowest Fréchet distance so far: still as good; much worse
 
 
@@ -50,7 +51,12 @@ class CollapseGuard:
     """
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray, classes: Sequence[str], warmup_kimg: float = 20, patience: int = 2
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        classes: Sequence[str],
+        warmup_kimg: float = WARM_UP,
+        patience: int = 2,
     ) -> None:
         self.classes, self.warmup_kimg, self.patience = tuple(classes), warmup_kimg, patience
         self.count = min(SYNTHETIC, max(ALL_SYNTHETIC // len(self.classes), 16))
@@ -138,6 +144,15 @@ class CollapseGuard:
 
     def _named(self, values: list[float]) -> dict[str, float]:
         return dict(zip(self.classes, values, strict=True))
+
+
+def warm_up(kimg: float) -> float:
+    """The `warmup_kimg` of a training of `kimg`: half of it if that is less than WARM_UP, but at least SHORTEST.
+
+    A generator that is all alike from the first tick is found in the second half; a training that is shorter than
+    SHORTEST has learnt nothing yet that could be lost.
+    """
+    return max(min(WARM_UP, kimg / 2), SHORTEST)
 
 
 def features(images: np.ndarray) -> np.ndarray:

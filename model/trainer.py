@@ -143,7 +143,8 @@ class Trainer:
     def _augment(self, images: list[Tensor]) -> list[Tensor]:
         if self.config.augment_probability == self.config.augment_target == 0:
             return images
-        drawn = augment.draw(self.config.batch, self.probability.value, self.network.resolution, self.noise)
+        config, side = self.config, self.network.resolution
+        drawn = augment.draw(config.batch, self.probability.value, side, self.noise, config.augment_mirror)
         return augment.Augmentation(*(self.ranks.part(t) for t in vars(drawn).values()))(images)
 
     def _update_discriminator(self, real: list[Tensor], fake: list[Tensor], y: Tensor) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ class Tick:
         row |= {f"gamma.{name}": value for name, value in self.gammas.items()}
         if self.reading is not None:
             row |= {"frechet": self.reading.frechet, "frechet_floor": self.reading.frechet_floor}
-            for name in ("ms_ssim", "ms_ssim_real"):
+            for name in ("ms_ssim", "ms_ssim_real", "twins"):
                 row |= {f"{name}.{label}": value for label, value in getattr(self.reading, name).items()}
         return row | ({"alarm": self.alarm} if self.alarm else {})
 

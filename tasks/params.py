@@ -128,6 +128,7 @@ class Train(Section):
     penalty_interval: Count = 16
     augment_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
     augment_target: Annotated[float, Field(ge=0, le=1)] = 0.0
+    augment_mirror: bool = False
     warmup_kimg: Annotated[float, Field(ge=0)] = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: Seed = 0

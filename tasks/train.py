@@ -19,7 +19,7 @@ import torch
 
 from model.checkpoint import Stopped
 from model.distributed import join
-from model.guard import CollapseGuard, Reading
+from model.guard import CollapseGuard, Reading, warm_up
 from model.networks import Generator, NetworkConfig
 from model.sampling import attention_blocks, attention_maps, between, latents, render
 from model.storage import save_generator
@@ -28,10 +28,11 @@ from tasks import curated, plots, tracking
 from tasks.errors import UserError
 from tasks.params import Model, Train
 
-TICKS = 10
+TICKS, TICK_KIMG = 10, 20.0  # at least so many looks at a training, and none after more thousand images
 GRID_COLUMNS, STRIP_COLUMNS = 8, 10
 POINTS = ((0.35, 0.28), (0.35, 0.72), (0.6, 0.5), (0.9, 0.12))  # of an upright chest: lungs, middle, a corner below
 CHECKPOINTS = Path(".xraysynth/checkpoints")
+ALARM = "alarm"  # tag of the run: why the guard ended the training
 INTERRUPTED = 3  # trainings of a model, each with its data and params, that can be taken up again
 
 
@@ -54,13 +55,13 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
             minibatch_stddev=params.minibatch_stddev,
         )
         shape = {"width", "phi", "minibatch_stddev"}
-        config = TrainConfig(**params.model_dump(exclude=shape), tick_kimg=params.kimg / TICKS)
+        config = TrainConfig(**params.model_dump(exclude=shape), tick_kimg=min(params.kimg / TICKS, TICK_KIMG))
         ranks = join(config.torch_device())
         ranks.check(config.batch)
     except ValueError as error:
         raise UserError(f"the params of {name} cannot be used: {error}") from None
     try:
-        guard = CollapseGuard(learnt.images, learnt.labels, images.classes)
+        guard = CollapseGuard(learnt.images, learnt.labels, images.classes, warm_up(params.kimg))
     except ValueError as error:
         raise UserError(f"{name} cannot learn from {curated_folder}: {error}; ingest more films") from None
     settings = {**params.model_dump(), **model.model_dump()}
@@ -85,6 +86,8 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
             history.append(tick.row())
             print(_line(name, tick, params.kimg), flush=True)
             tracked.metrics(history[-1], step=_step(tick.kimg))
+            if tick.alarm:
+                tracked.tag(ALARM, tick.alarm)
             (samples / f"{_step(tick.kimg):08d}.png").write_bytes(sample_grid(tick.generator, images.classes))
 
         def on_resume(kimg: float, earlier: list[Row]) -> None:
@@ -94,7 +97,7 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
                 tracked.metrics(row, step=_step(row["kimg"]))
             tracked.tag("resumed_at_kimg", round(kimg, 3))
 
-        with _ended(name, checkpoints):
+        with _ended(name, checkpoints, tracked):
             samples.mkdir(parents=True, exist_ok=True)
             generator = train(
                 learnt.images,
@@ -133,13 +136,15 @@ def _make_room(name: str, checkpoints: Path) -> None:
 
 
 @contextmanager
-def _ended(name: str, checkpoints: Path) -> Iterator[None]:
+def _ended(name: str, checkpoints: Path, tracked: tracking.Run | None = None) -> Iterator[None]:
     """Says what a training warns of or ends early by, in a sentence each."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr, flush=True)
             yield
     except TrainingDiverged as error:
+        if tracked:
+            tracked.tag(ALARM, error)
         shutil.rmtree(checkpoints, ignore_errors=True)  # it would diverge again; another process may have done so
         raise UserError(f"{name}: {error}") from None
     except Stopped as stop:

@@ -37,6 +37,7 @@ def test_each_operation_does_what_it_says() -> None:
         "hole": torch.full((1, 2), 2.0),
         "brightness": torch.zeros(1),
         "contrast": torch.ones(1),
+        "mirrored": torch.zeros(1, dtype=torch.bool),
     }
     shifted = Augmentation(**none | {"shift": torch.tensor([[2 / 16, -1 / 16]])})([x])[0]
     torch.testing.assert_close(shifted[..., 2:, :-1], x[..., :-2, 1:])
@@ -50,9 +51,20 @@ def test_each_operation_does_what_it_says() -> None:
 
     brighter = Augmentation(**none | {"brightness": torch.tensor([0.2])})([x])[0]
     torch.testing.assert_close(brighter, x + 0.2)
+    mirrored = Augmentation(**none | {"mirrored": torch.ones(1, dtype=torch.bool)})([x])[0]
+    torch.testing.assert_close(mirrored, x.flip(3))
+
     flatter = Augmentation(**none | {"contrast": torch.tensor([0.5])})([x])[0]
     torch.testing.assert_close(flatter.mean(), x.mean())
     torch.testing.assert_close(flatter.std(), x.std() * 0.5)
+
+
+def test_a_mirror_image_is_drawn_only_if_asked_for_and_changes_nothing_else() -> None:
+    plain, asked = draw(4000, 0.6, 64, generator()), draw(4000, 0.6, 64, generator(), mirror=True)
+    assert not plain.mirrored.any()
+    assert asked.mirrored.float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert torch.equal(plain.shift, asked.shift)
+    assert torch.equal(plain.contrast, asked.contrast)
 
 
 def test_random_values_stay_in_range_and_hit_the_asked_share() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.guard import CollapseGuard, Reading, features
+from model.guard import CollapseGuard, Reading, features, warm_up
 from model.metrics import frechet_distance, ms_ssim_pairs
 from model.networks import Generator, NetworkConfig
 from model.training import TrainConfig, train
@@ -151,6 +151,21 @@ def test_one_that_never_learns_is_found_after_the_warm_up() -> None:
     alarms = [reading.alarm is not None for reading in readings(guard(warmup_kimg=4), *[stuck] * 5)]
     assert alarms == [False, False, False, False, True]
     assert not guard(warmup_kimg=0).check(stuck, 1).best
+
+
+@pytest.mark.parametrize(("kimg", "expected"), [(6, 3), (1000, 20), (40, 20), (1, 2)])
+def test_the_warm_up_is_half_of_a_short_training(kimg: float, expected: float) -> None:
+    assert warm_up(kimg) == expected
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_collapse_from_the_first_tick_is_found_in_the_second_half(name: str) -> None:
+    """Ten ticks of the default length, 6 kimg: none of them was ever better."""
+    watch = guard(warmup_kimg=warm_up(6))
+    alarms = [watch.check(PLANTED[name], 0.6 * k).alarm for k in range(1, 11)]
+    assert alarms[:5] == [None] * 5
+    assert alarms[5] is not None
+    assert "repeats itself" in alarms[5]
 
 
 def test_nothing_is_looked_for_before_the_first_likeness_to_films() -> None:

@@ -12,6 +12,8 @@ import pydicom
 import pytest
 import torch
 from PIL import Image
+from pydicom.config import RAISE
+from pydicom.valuerep import validate_value
 from typer.testing import CliRunner
 
 from model import sampling
@@ -113,6 +115,37 @@ def test_uids_are_new_and_derived(model: Path, objects: dict[str, pydicom.Datase
 def test_ingest_does_not_take_synthetic_dicom_for_films(drawn: Path) -> None:
     with pytest.raises(Refused):
         read_dicom((drawn / "dicom/normal/000000.dcm").read_bytes(), Reading(size=16))
+
+
+FILLED = (  # of type 1 in the modules of a Secondary Capture object (PS3.3 A.8.1.3)
+    *("StudyInstanceUID", "SeriesInstanceUID", "Modality", "ConversionType", "SOPClassUID", "SOPInstanceUID"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelRepresentation", "PixelData", "ImageType"),
+)
+THERE = (  # of type 2, or 2C where the condition holds
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *(
+        "ReferringPhysicianName",
+        "AccessionNumber",
+        "SeriesNumber",
+        "InstanceNumber",
+        "PatientOrientation",
+        "Laterality",
+    ),
+)
+
+
+def test_all_that_the_standard_asks_for_is_there_and_in_range(objects: dict[str, pydicom.Dataset]) -> None:
+    for ds in objects.values():
+        assert [keyword for keyword in FILLED if keyword not in ds or ds[keyword].is_empty] == []
+        assert [keyword for keyword in THERE if keyword not in ds] == []
+        assert (ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation) == (8, 8, 7, 0)
+        assert len(ds.PixelData) == ds.Rows * ds.Columns
+        assert ds.ConversionType in {"DV", "DI", "DF", "WSD", "SD", "SI", "DRW", "SYN"}  # PS3.3 C.8.6.1
+        assert ds.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
+        for element in ds.iterall():  # lengths and characters of each VR (PS3.5 6.2)
+            for value in element.value if element.VM > 1 else [element.value][: element.VM]:
+                validate_value(element.VR, str(value) if element.VR in ("DS", "IS", "PN") else value, RAISE)
 
 
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy (dicom3tools) is not installed")

@@ -233,17 +233,22 @@ def test_few_interrupted_trainings_are_kept(place: Path) -> None:
     assert [folder.exists() for folder in others] == [True, True, False, True]
 
 
-def test_a_diverged_training_is_a_sentence_and_not_tried_again(place: Path) -> None:
+def test_a_diverged_training_is_a_sentence_and_not_tried_again(trained: Path, place: Path) -> None:
     def poison(trainer: Trainer) -> None:
         with torch.no_grad():
             next(trainer.generator.parameters()).fill_(math.nan)
 
     end = interrupt(0, UserError, poison)
     assert "msg_sagan: training diverged by 0.00 kimg" in str(end)
+    _, (run,) = runs(trained, place.name)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["alarm"].startswith("training diverged by 0.00 kimg")
     assert list(train.CHECKPOINTS.iterdir()) == []
 
 
-def test_an_alarm_of_the_guard_is_in_history_and_card(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_alarm_of_the_guard_is_in_history_card_and_run(
+    trained: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check = CollapseGuard.check
 
     def alarmed(self: CollapseGuard, generator: Generator, kimg: float) -> Reading:
@@ -254,6 +259,9 @@ def test_an_alarm_of_the_guard_is_in_history_and_card(place: Path, monkeypatch: 
     history = start()
     assert len(history) == 3
     assert history["alarm"].dropna().tolist() == ["it repeats itself"]
+    assert {"twins.normal", "twins.rare"} <= set(history)
+    _, (run,) = runs(trained, place.name)
+    assert run.data.tags["alarm"] == "it repeats itself"
     card = Path("models/msg_sagan/card.md").read_text()
     assert "collapse guard: it repeats itself; this is" in card
     learnt = curated.load(Path("curated")).where(split="train")
