@@ -96,7 +96,11 @@ STUDIES = {
         judged=("normal",),
         reference="kermany224/labels",
         base={"resolution": 64, "kimg": 40.0, "tick_kimg": 10.0, "batch": 4, "learning_rate": 0.003},
-        variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}},
+        variants={
+            "MSG-GAN": {},
+            "MSG-SAGAN": {"attention_resolutions": [32]},
+            "MSG-GAN, minibatch_stddev every": {"minibatch_stddev": "every"},
+        },
         samples=1344,
         truncations=(0.9, 1.1, 1.2, 1.3),
     ),
