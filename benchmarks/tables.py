@@ -27,9 +27,9 @@ def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def spread(value: dict[str, float | None]) -> str:
-    """Mean and interval."""
+    """Mean, and interval where there is one."""
     if value["mean"] is None or value["low"] is None:
-        return "–"
+        return "–" if value["mean"] is None else f"{value['mean']:.3f}"
     return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
 

@@ -186,13 +186,16 @@ def _strips(quality: Content) -> Content:
 
 
 def _write_plots(folder: Path, content: Content) -> None:
-    """CSV files for `dvc plots`: counts by class, each of a few measures by arm, and the curves of all arms."""
+    """CSV files for `dvc plots`: counts by class, each measure by arm, differences, and the curves."""
     arms, curves = content["downstream"]["arms"], content["downstream"]["curves"]
     rows = [{"when": when, **row} for when, group in content["bars"].items() for row in group["rows"]]
     tables = {"counts": pd.DataFrame(rows).drop(columns="widths").rename(columns={"name": "class"})}
-    for measure in (PRIMARY, *CALIBRATION):
+    for measure in MEASURES:
         of_measure = [{"arm": arm, **values[measure]} for arm, values in arms.items()]
         tables[measure] = pd.DataFrame(of_measure).rename(columns={"mean": measure})
+    compared = content["forest"] or {"rows": []}
+    rows = [{"change": row["name"], **row["value"]} for row in compared["rows"]]
+    tables["differences"] = pd.DataFrame(rows, columns=["change", "mean", "low", "high"])
     for kind, (x, y) in AXES.items():
         parts = [
             pd.DataFrame({"class": label, "arm": arm, **found[kind]})

@@ -230,6 +230,8 @@ def test_the_curves_of_dvc_are_those_of_the_page(made: Path) -> None:
         assert of_arm[y].tolist() == expected["mean"]
     ece = pd.read_csv(made / "out/plots/ece.csv").set_index("arm")
     assert ece.loc["classic", "ece"] == downstream["arms"]["classic"]["ece"]["mean"]
+    change = pd.read_csv(made / "out/plots/differences.csv").set_index("change").loc["msg_gan − duplicate"]
+    assert change.to_dict() == downstream["comparison"]["differences"]["msg_gan"]["duplicate"]
     counts = pd.read_csv(made / "out/plots/counts.csv").set_index(["when", "class"])
     screening = json.loads((made / "synthetic/msg_sagan/dataset.json").read_text())["screening"]["classes"]["rare"]
     assert counts.loc[("after", "rare"), "synthetic"] == screening["drawn"] - screening["removed"]
