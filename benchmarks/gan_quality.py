@@ -218,7 +218,10 @@ def configs(study: Study, variant: str, seed: int) -> tuple[NetworkConfig, Train
 
 
 def settings(study: Study, variant: str) -> Settings:
-    """All that decides what is trained, but the seed; as JSON knows it, so that rows of other defaults don't count."""
+    """The networks and the training as JSON knows them, but the seed: rows of other defaults don't count.
+
+    What a study learns from and is judged by stands in STUDIES, and a study of other films is another study.
+    """
     network, config = configs(study, variant, 0)
     every: Settings = json.loads(json.dumps(asdict(network) | asdict(config)))
     del every["seed"]

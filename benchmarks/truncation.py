@@ -99,7 +99,7 @@ def main() -> None:
         print(table(header, looked_at(real, drawn, plan, section)), "\n", flush=True)
         found, test = trained(real, drawn, plan, section, values)
     header = ["arm", "truncation", "validation", "test", *(f"against {control}" for control in ALWAYS_COMPARED)]
-    print(table(header, gains(found, test, real.classes, report["rare"], section.classify.confidence)))
+    print(table(header, gains(found, test, real.classes, list(plan), section.classify.confidence)))
 
 
 if __name__ == "__main__":

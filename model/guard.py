@@ -149,8 +149,8 @@ class CollapseGuard:
 def warm_up(kimg: float) -> float:
     """The `warmup_kimg` of a training of `kimg`: half of it if that is less than WARM_UP, but at least SHORTEST.
 
-    A generator that is all alike from the first tick is found in the second half; a training that is shorter than
-    SHORTEST has learnt nothing yet that could be lost.
+    A generator that is all alike from the first tick is found in the second half. So early as SHORTEST a healthy one
+    may not have parted from its mean image yet.
     """
     return max(min(WARM_UP, kimg / 2), SHORTEST)
 

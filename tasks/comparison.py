@@ -12,7 +12,6 @@ from tasks.differences import Difference, SeedVariance, paired_difference, seed_
 from tasks.params import CONTROL_ARMS, GENERATOR_OF, Classify
 from tasks.statistics import MIN_PATIENTS, interval
 
-BY_CLASS = ("recall", "precision", "auprc")
 PRIMARY = "rare_auprc"  # no class can be named so that auprc_CLASS collides with it
 ALWAYS_COMPARED = ("duplicate", "classic", "real")
 CURVE_RESAMPLES = 500  # bands need fewer than the ends of an interval
@@ -53,15 +52,14 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
     test = held_out(main[params.arms[0]], classes, params.bootstrap)
     measured = {arm: measure(rows, classes, focus, test) for arm, rows in main.items()}
     means = {arm: {name: values.mean(0) for name, values in found.items()} for arm, found in measured.items()}
-    patients = {label: test.patients_of(k) for k, label in enumerate(classes)}
-    fewest = {f"{name}_{label}": n for name in BY_CLASS for label, n in patients.items()}
+    patients = patients_behind(classes, focus, test)
     result: dict[str, Any] = {
         "primary": PRIMARY,
         "rare": rare,
         "classes": classes,
         "arms": {
             arm: {
-                name: interval(values, params.confidence, fewest.get(name, min(patients.values())))
+                name: interval(values, params.confidence, patients[name])
                 for name, values in found.items()
                 if name != "validation"
             }
@@ -123,6 +121,18 @@ def _differences(
         },
         "confidence_by_class": round(by_class, 4),
         "by_class": {label: intervals(of(f"auprc_{label}", patients[label]), by_class) for label in focus},
+    }
+
+
+def patients_behind(classes: list[str], focus: list[int], test: HeldOut) -> dict[str, int]:
+    """By measure, how many test patients it is of: of its class, or the fewest of its classes."""
+    of_class = {label: test.patients_of(k) for k, label in enumerate(classes)}
+    rare = min(of_class[classes[k]] for k in focus)
+    return {
+        **dict.fromkeys(("auroc", "balanced_accuracy", "macro_f1"), min(of_class.values())),
+        **dict.fromkeys((PRIMARY, "sensitivity_at_90_specificity"), rare),
+        **dict.fromkeys(("ece", "brier"), len(np.unique(test.patients))),
+        **{f"{name}_{label}": n for name in ("recall", "precision", "auprc") for label, n in of_class.items()},
     }
 
 

@@ -3,6 +3,7 @@
 Only facts that the manifest keeps can be looked at; a confound that nobody wrote down stays unseen.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def confounds(
 
 
 def youdens_j(groups: np.ndarray, of_class: np.ndarray) -> float:
-    """How well groups (N,) tell the films bool (N,) from the others, beyond chance: 0 to 1.
+    """How well groups (N,) of independent films tell those of a class, bool (N,), from the others: 0 to 1.
 
     Sensitivity + specificity - 1 (Youden 1950, Cancer 3:32) of the best rule that knows the group alone, so it does not
     matter how rare the class is. Of many small groups some rule fits by chance: the mean over shuffled labels is taken
@@ -98,21 +99,16 @@ def _values(manifest: pd.DataFrame, name: str) -> pd.Series | None:
 
 
 def _size(manifest: pd.DataFrame) -> pd.Series:
-    """The number of stored pixels: a size of many films by itself, the others in quarters, as they are too many."""
-    rows, columns = (pd.to_numeric(manifest[name], errors="coerce") for name in ("rows", "columns"))
-    megapixels = (rows * columns / 1e6).dropna()
-    share = megapixels.map(megapixels.value_counts(normalize=True))
-    common, others = megapixels[share >= COMMON], megapixels[share < COMMON]
-    edges = [float(edge) for edge in np.unique(others.quantile([0, 0.25, 0.5, 0.75, 1]).dropna())]
-    bins = pd.cut(others, edges, include_lowest=True) if len(edges) > 1 else others
-    names = [f"{size:.2f} megapixels" for size in common] + [_between(part) for part in bins]
-    return pd.Series(names, [*common.index, *others.index], dtype=object).reindex(manifest.index).fillna(UNKNOWN)
-
-
-def _between(part: float | pd.Interval) -> str:
-    if isinstance(part, float):
-        return f"{part:.2f} megapixels"
-    return f"others, {max(part.left, 0):.2f} to {part.right:.2f} megapixels"
+    """The native size where many films have it, else a quarter of the others by their number of pixels."""
+    sides = manifest[["rows", "columns"]].apply(pd.to_numeric, errors="coerce").dropna().astype(int)
+    sizes = sides["rows"].astype(str) + "×" + sides["columns"].astype(str)
+    is_common = sizes.map(sizes.value_counts(normalize=True)) >= COMMON
+    megapixels = (sides["rows"] * sides["columns"] / 1e6)[~is_common]
+    edges = np.unique(megapixels.quantile([0, 0.25, 0.5, 0.75, 1]).dropna())
+    quarters = np.searchsorted(edges[1:-1], megapixels, side="left")
+    of_quarter = [f"others, {low:.3g} to {high:.3g} megapixels" for low, high in itertools.pairwise(edges)]
+    named = pd.Series([(of_quarter or ["others"])[k] for k in quarters], megapixels.index, dtype=object)
+    return pd.concat([sizes[is_common], named]).reindex(manifest.index).fillna(UNKNOWN)
 
 
 def _enough(values: pd.Series) -> bool:
@@ -120,13 +116,16 @@ def _enough(values: pd.Series) -> bool:
 
 
 def _warning(values: pd.Series, manifest: pd.DataFrame, name: str, split: str) -> str:
-    """A sentence where a class and a group nearly coincide in these films, else "". Of several classes the worst."""
+    """A sentence where a class and a group nearly coincide in these films, else "". Of several classes the worst.
+
+    Films of a patient with the same class and group count once: ten of them say no more about it than one.
+    """
     if not _enough(values):
         return ""
     known = values[values != UNKNOWN]
-    labels = manifest.loc[known.index, "label"].to_numpy()
-    counts = dict(zip(*np.unique(labels, return_counts=True), strict=True))
-    found = {label: youdens_j(known.to_numpy(), labels == label) for label in counts}
+    facts = manifest.loc[known.index, ["patient_id", "label"]].assign(group=known).drop_duplicates()
+    counts = facts["label"].value_counts().to_dict()
+    found = {label: youdens_j(facts["group"].to_numpy(), (facts["label"] == label).to_numpy()) for label in counts}
     worst = max(counts, key=lambda label: (round(found[label], 6), -counts[label]))
     if found[worst] < NEARLY:
         return ""

@@ -10,7 +10,7 @@ from typing import Any
 MAX_COPIES = 0.05  # share of the images drawn that the screening took for copies of train films
 MAX_FALSE_ALARMS = 0.05  # share of held-out real films that it takes for copies: above, it cannot tell
 MS_SSIM_MARGIN = 0.05  # by which the MS-SSIM of synthetic pairs may lie above that of real pairs
-MAX_TWINS = 0.02  # share of synthetic pairs that may be all but one image: that of fifty images which are repeated
+MAX_TWINS = 0.01  # share of synthetic pairs that may be all but one image: that of a hundred images which are repeated
 ENDS = (("value", "low", "high"), ("floor", "floor_low", "floor_high"))
 
 Gate = dict[str, Any]
@@ -53,9 +53,10 @@ def memorisation(model: str, screening: Mapping[str, Any] | None, plan: Mapping[
 def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, int]) -> Gate:
     """From reports/quality/NAME.json: synthetic pairs must not be surely more alike than real pairs of the class.
 
-    It fails where the MS-SSIM of synthetic pairs lies above that of real pairs by more than MS_SSIM_MARGIN, with the
-    error of both, and where more than MAX_TWINS of the synthetic pairs are twins: few films, each repeated, look as
-    varied to a mean. To pass is no proof of variety: the reason is about the class that came nearest to failing.
+    It fails where the MS-SSIM of synthetic pairs lies above that of real pairs by more than MS_SSIM_MARGIN, and where
+    more than MAX_TWINS of the synthetic pairs are twins: few images, each repeated, look as varied to a mean. Surely:
+    with the errors of what is compared. To pass is no proof of variety: the reason is about the class that came nearest
+    to failing.
     """
     above, repeated, unmeasured, worst = [], [], [], (-2.0, "")
     for label in (label for label, count in plan.items() if count):
@@ -63,19 +64,20 @@ def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, 
         if not measures.keys() >= {"ms_ssim", "twins"}:
             unmeasured.append(label)
             continue
-        found, twins = measures["ms_ssim"], measures["twins"]["value"]
+        found, twins = measures["ms_ssim"], measures["twins"]
         surely = found["value"] - found["floor"]
         surely -= math.hypot(found["value"] - found["low"], found["floor_high"] - found["floor"])
         synthetic, real = ("{:.3f} ({:.3f} to {:.3f})".format(*(found[key] for key in keys)) for keys in ENDS)
         words = f"MS-SSIM of pairs of {label} by {model} {synthetic}, of real pairs {real}"
         above += [words] * (surely > MS_SSIM_MARGIN)
         worst = max(worst, (surely, words))
-        repeated += [f"{twins:.1%} of pairs of {label} by {model} are all but one image"] * (twins > MAX_TWINS)
+        share = "{:.1%} ({:.1%} to {:.1%})".format(*(twins[key] for key in ENDS[0]))
+        repeated += [f"{share} of pairs of {label} by {model} are all but one image"] * (twins["low"] > MAX_TWINS)
     if unmeasured:
         return _gate(False, f"The variety of the images of {_list(unmeasured)} by {model} was not measured.")
     reasons = []
     if repeated:
-        reasons.append(f"{'; '.join(repeated)}: more than {MAX_TWINS:.0%}, so few images are repeated.")
+        reasons.append(f"{'; '.join(repeated)}: surely more than {MAX_TWINS:.0%}, it repeats a few images.")
     if above:
         all_of = "; ".join(above)
         reasons.append(f"{all_of}: surely above it by more than {MS_SSIM_MARGIN:g}, less varied than real ones.")

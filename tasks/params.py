@@ -139,6 +139,12 @@ class Train(Section):
             raise ValueError("wgan_gp needs a penalty_interval of 4 or below")
         return self
 
+    @model_validator(mode="after")
+    def _mirrors_something(self) -> "Train":
+        if self.augment_mirror and not (self.augment_probability or self.augment_target):
+            raise ValueError("augment_mirror does nothing without augment_probability or augment_target above 0")
+        return self
+
 
 class Encoder(Section):
     steps: Count = 300
@@ -152,7 +158,7 @@ class Synthesize(Section):
 
 
 class Quality(Section):
-    pairs: Count = 400
+    pairs: Count = 1000
     repeats: Count = 10
     inception_weights: str = ""
     seed: Seed = 0

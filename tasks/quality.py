@@ -29,6 +29,7 @@ from tasks.errors import UserError
 from tasks.params import Quality
 
 MIN_IMAGES = 4  # two halves of two: below that there is no floor
+ALL_BUT_ONE = 0.95  # MS-SSIM of twins, whatever real pairs have: some of these may be of one film
 BLUR, NOISE = 1.0, 10.0  # of the shame: sigma in pixels, and in grey levels of 255
 BETTER = {  # density above that of real images crowds around few of them; MS-SSIM above it has lost variety
     **dict.fromkeys(("frechet_xray", "kid_xray", "fid", "kid", "twins"), "low"),
@@ -213,7 +214,7 @@ def variety(
     """
     floor, value = pairs(real, params, patients), pairs(synthetic, params)
     shame = {kind: pairs(some, params, patients) for kind, some in (damaged or {}).items()}
-    limit = twins_above(floor.values)
+    limit = min(twins_above(floor.values), ALL_BUT_ONE)
     result = {}
     for name, of in {"ms_ssim": Pairs.mean, "twins": lambda some: Pairs.twins(some, limit)}.items():
         result[name] = _entry(name, of(value), of(floor), {kind: of(some)[0] for kind, some in shame.items()})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks.comparison import ALWAYS_COMPARED, PRIMARY, held_out, measure, seeds_of
+from tasks.comparison import ALWAYS_COMPARED, PRIMARY, held_out, measure, patients_behind, seeds_of
 from tasks.differences import paired_difference
 from tasks.params import GENERATOR_OF, SYNTHETIC_ARMS, Classify
 from tasks.statistics import interval
@@ -35,7 +35,7 @@ def sweeps(predictions: pd.DataFrame, classes: list[str], rare: list[str], param
             continue
         whole = of_sweep[(of_sweep["arm"] == arms[0]) & (of_sweep[column] == 1)]
         test = held_out(whole, classes, params.bootstrap)
-        fewest = min(test.patients_of(k) for k in focus)
+        fewest = patients_behind(classes, focus, test)[PRIMARY]
         measured = {
             value: {str(arm): measure(at_value[at_value["arm"] == arm], classes, focus, test)[PRIMARY] for arm in arms}
             for value, at_value in of_sweep.groupby(column)
@@ -90,5 +90,5 @@ def cross(predictions: pd.DataFrame, classes: list[str], rare: list[str], params
 def _measures(rows: pd.DataFrame, classes: list[str], rare: list[str], params: Classify) -> dict[str, Any]:
     test = held_out(rows, classes, params.bootstrap)
     focus = [classes.index(label) for label in rare or classes]
-    found, fewest = measure(rows, classes, focus, test), min(test.patients_of(k) for k in focus)
-    return {name: interval(found[name].mean(0), params.confidence, fewest) for name in MEASURES}
+    found, patients = measure(rows, classes, focus, test), patients_behind(classes, focus, test)
+    return {name: interval(found[name].mean(0), params.confidence, patients[name]) for name in MEASURES}

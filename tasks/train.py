@@ -28,7 +28,7 @@ from tasks import curated, plots, tracking
 from tasks.errors import UserError
 from tasks.params import Model, Train
 
-TICKS, TICK_KIMG = 10, 20.0  # at least so many looks at a training, and none after more thousand images
+TICKS = 10
 GRID_COLUMNS, STRIP_COLUMNS = 8, 10
 POINTS = ((0.35, 0.28), (0.35, 0.72), (0.6, 0.5), (0.9, 0.12))  # of an upright chest: lungs, middle, a corner below
 CHECKPOINTS = Path(".xraysynth/checkpoints")
@@ -55,7 +55,7 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
             minibatch_stddev=params.minibatch_stddev,
         )
         shape = {"width", "phi", "minibatch_stddev"}
-        config = TrainConfig(**params.model_dump(exclude=shape), tick_kimg=min(params.kimg / TICKS, TICK_KIMG))
+        config = TrainConfig(**params.model_dump(exclude=shape), tick_kimg=params.kimg / TICKS)
         ranks = join(config.torch_device())
         ranks.check(config.batch)
     except ValueError as error:

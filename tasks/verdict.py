@@ -84,8 +84,10 @@ def _numbers(
     downstream: dict[str, Any], candidate: str, reference: str, differences: dict[str, Any], words: dict[str, str]
 ) -> str:
     rare, test = " and ".join(downstream["rare"]), downstream["test"]
+    alone = _by_class(words)
     if differences[reference]["mean"] is None:
-        return f"the test split holds no image of {rare} to measure it on."
+        absent = [label for label in downstream["rare"] if label not in test["patients_by_class"]]
+        return f"the test split holds no image of {' and '.join(absent)} to measure it on.{alone}"
     comparison = downstream["comparison"]
     confidence = f"{100 * comparison['confidence']:.3g} %"
     names = {
@@ -103,14 +105,11 @@ def _numbers(
         f"{rare} changes {changes}; intervals over {test['patients']} test patients "
         f"({of_class}) and {len(downstream['seeds'])} seeds, of one training of each generator."
     )
-    if set(words.values()) != {"no evidence"} and len(words) > 1:
-        alone = {word: [label for label, of_label in words.items() if of_label == word] for word in ALONE}
-        parts = [f"{ALONE[word]} {' and '.join(labels)}" for word, labels in alone.items() if labels]
-        numbers += f" By class, {', '.join(parts)}."
+    numbers += alone
     if not downstream["chosen_on_validation"]:
         numbers += f" Validation has no film of {rare}, so no arm could be chosen by it; these are the first."
-    if absent := FOR_HELP - differences.keys():
-        missing = " and ".join(sorted(absent))
+    if lacking := FOR_HELP - differences.keys():
+        missing = " and ".join(sorted(lacking))
         numbers += f" Without {missing} among classify.arms nothing is called help."
     effect = comparison["minimum_effect"][candidate][reference]
     if effect is None:
@@ -120,6 +119,15 @@ def _numbers(
     if effect >= 1:
         return f"{numbers} So few patients and seeds could have shown no change at all: the largest there is is 1."
     return f"{numbers} A true change of {effect:.3f} against {reference} would have been seen four times in five."
+
+
+def _by_class(words: dict[str, str]) -> str:
+    """A sentence where there are several classes and something is shown of one of them."""
+    if len(words) < 2 or set(words.values()) == {"no evidence"}:
+        return ""
+    alone = {word: [label for label, of_label in words.items() if of_label == word] for word in ALONE}
+    parts = [f"{ALONE[word]} {' and '.join(labels)}" for word, labels in alone.items() if labels]
+    return f" By class, {', '.join(parts)}."
 
 
 def _change(difference: dict[str, float | None], confidence: str) -> str:

@@ -131,14 +131,15 @@ def test_one_bad_tick_is_forgiven() -> None:
     assert all(reading.alarm is None for reading in readings(guard(), GOOD, bad, GOOD, bad, GOOD))
 
 
-def test_an_untrained_generator_that_slowly_improves_raises_none() -> None:
+@pytest.mark.parametrize("warmup_kimg", [20, warm_up(10)])
+def test_an_untrained_generator_that_slowly_improves_raises_none(warmup_kimg: float) -> None:
     untrained = Generator(NetworkConfig(SIDE, width=4, latent_dim=8, classes=2)).eval()
     mean = mean_film()
     steps = [
         Painter(lambda z, y, share=share: torch.lerp(mean.expand(len(z), 1, -1, -1), films(z), share))  # type: ignore[misc]
         for share in np.linspace(0, 1, 8).tolist()
     ]
-    found = readings(guard(), untrained, untrained, *steps)
+    found = readings(guard(warmup_kimg=warmup_kimg), untrained, untrained, *steps)
     assert [reading.alarm for reading in found] == [None] * 10
     assert found[2].twins["normal"] == 1
     assert found[-1].frechet < 0.2 * found[2].frechet

@@ -121,7 +121,8 @@ def varied(
 ) -> dict[str, Any]:
     """The entries that the diversity gate reads."""
     ms_ssim = {"value": value, "low": low, "high": high, "floor": floor}
-    return {"ms_ssim": ms_ssim | {"floor_low": floor - error, "floor_high": floor + error}, "twins": {"value": twins}}
+    ms_ssim |= {"floor_low": floor - error, "floor_high": floor + error}
+    return {"ms_ssim": ms_ssim, "twins": dict.fromkeys(("value", "low", "high"), twins)}
 
 
 def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str, Any]:

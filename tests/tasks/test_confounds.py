@@ -81,7 +81,7 @@ def test_a_size_that_nearly_all_films_have_does_not_hide_another() -> None:
         "In the test split rare and native size nearly coincide",
     ]
     sizes = [group["value"] for group in found["groups"] if group["by"] == "native size"]
-    assert sizes == ["2.25 megapixels", "4.00 megapixels"]
+    assert sizes == ["2000×2000", "others"]
 
 
 @pytest.mark.parametrize("confounded", [0.0, 0.2])
@@ -131,6 +131,36 @@ def test_what_was_looked_at_is_told_from_what_nobody_knew() -> None:
     found = confounds(predictions, manifest, CLASSES, ["sees_view"])
     assert found["looked_at"] == ["view", "native size", "age group"]
     assert found["not_known"] == ["source", "sex"]
+
+
+def test_sizes_that_differ_little_are_told_apart() -> None:
+    predictions, manifest = study(0.0)
+    rare = manifest["label"] == "rare"
+    found = confounds(predictions, manifest.assign(rows=np.where(rare, 1000, 1001)), CLASSES, ["sees_view"])
+    assert [sentence.split(":")[0] for sentence in found["warnings"]] == [
+        "In the train split rare and native size nearly coincide",
+        "In the test split rare and native size nearly coincide",
+    ]
+    assert [g["value"] for g in found["groups"] if g["by"] == "native size"] == ["1000×1000", "1001×1000"]
+
+
+def test_many_films_of_few_patients_are_no_confound() -> None:
+    """Five rare patients with eight films each: their age groups are theirs by chance."""
+    rng, named = np.random.default_rng(0), 0
+    for _ in range(40):
+        patients = np.repeat(np.arange(210), 8)
+        manifest = pd.DataFrame(
+            {
+                "image_id": [f"i{k}" for k in range(len(patients))],
+                "patient_id": patients,
+                "split": np.where(patients % 2, "train", "test"),
+                "label": np.where(patients < 10, "rare", "normal"),
+                "age_decade": rng.integers(1, 9, 210)[patients] * 10,
+            }
+        )
+        nothing = manifest.iloc[:0].assign(p_normal=0.0, p_rare=0.0, arm="", seed=0)
+        named += len(confounds(nothing, manifest, CLASSES, [])["warnings"])
+    assert named <= 4  # of 80; by films 28 %
 
 
 def test_the_source_is_all_that_differs_between_archives() -> None:

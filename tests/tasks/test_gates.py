@@ -58,7 +58,7 @@ def test_an_open_gate_names_the_class_that_came_nearest_to_closing_it() -> None:
     assert "of near by" in diversity("msg_gan", {"classes": classes}, {"near": 9, "far": 9})["why"]
 
 
-@pytest.mark.parametrize(("modes", "passed"), [(5, False), (10, False), (20, False), (300, True)])
+@pytest.mark.parametrize(("modes", "passed"), [(5, False), (10, False), (20, False), (40, False), (300, True)])
 def test_few_films_repeated_close_the_gate_though_their_mean_is_that_of_films(modes: int, passed: bool) -> None:
     real, others = blobs(100, 32, seed=0), blobs(300, 32, seed=1)
     order = np.random.default_rng(0).permutation(300)
@@ -67,7 +67,23 @@ def test_few_films_repeated_close_the_gate_though_their_mean_is_that_of_films(mo
     measures = variety(real, synthetic, Quality(), np.arange(100))
     gate = diversity("msg_gan", {"classes": {"rare": {"measures": measures}}}, {"rare": 300})
     assert gate["passed"] is passed, gate
-    assert ("so few images are repeated" in gate["why"]) is not passed
+    assert ("surely more than 1%, it repeats a few images" in gate["why"]) is not passed
+
+
+def test_real_films_that_are_there_twice_do_not_hide_images_that_are() -> None:
+    real = blobs(100, 32, seed=0)
+    real[:11] = real[0]
+    synthetic = np.resize(blobs(5, 32, seed=1), real.shape)
+    measures = variety(real, synthetic, Quality(), np.arange(100))
+    assert not diversity("msg_gan", {"classes": {"rare": {"measures": measures}}}, {"rare": 100})["passed"]
+
+
+def test_few_images_that_differ_do_not_close_it_by_chance() -> None:
+    real, closed = blobs(100, 32, seed=0), 0
+    for seed in range(20):
+        measures = variety(real, blobs(10, 32, seed=100 + seed), Quality(), np.arange(100))
+        closed += "repeats" in diversity("g", {"classes": {"rare": {"measures": measures}}}, {"rare": 10})["why"]
+    assert closed == 0
 
 
 def test_a_class_whose_pairs_were_not_looked_at_for_twins_was_not_measured() -> None:

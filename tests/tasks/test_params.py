@@ -38,6 +38,7 @@ def test_the_file_in_the_repository_says_every_key_and_its_default() -> None:
         ("train: {kimg: .inf}", ["'train.kimg'", "finite"]),
         ("train: {gamma: .nan}", ["'train.gamma'", "finite"]),
         (f"train: {{seed: {10**23}}}", ["'train.seed'", "less than"]),
+        ("train: {augment_mirror: true}", ["augment_mirror does nothing", "above 0"]),
         ("train: {loss: wgan_gp}", ["penalty_interval", "4 or below"]),
         ("train: 3", ["'train'", "keys with values"]),
         ("ingest: [", ["not valid YAML"]),

@@ -230,6 +230,25 @@ def test_the_word_is_of_the_classes_in_the_comparison_alone() -> None:
     assert list(result["comparison"]["by_class"]) == ["rare"]
 
 
+def test_a_class_without_test_films_is_named_and_the_other_is_judged() -> None:
+    table = two_rare_classes(3.5, 2.0)
+    table = table[(table["split"] == "val") | (table["label"] != "other")]
+    sentence = decide(compare(table, [*CLASSES, "other"], BOTH, PARAMS), dict.fromkeys(BOTH, 100))["sentence"]
+    assert "the test split holds no image of other to measure it on." in sentence
+    assert "By class, it helps for rare, there is no evidence for other." in sentence
+
+
+def test_few_patients_of_a_common_class_take_no_interval_from_the_rare_ones() -> None:
+    table = two_rare_classes(3.5, 2.0)
+    others = table.loc[(table["split"] == "test") & (table["label"] == "other"), "patient_id"].unique()
+    table = table[~table["patient_id"].isin(others[3:])]
+    found = compare(table, [*CLASSES, "other"], ["rare"], PARAMS)["arms"]["real"]
+    assert found["rare_auprc"] == found["auprc_rare"]
+    known = {name for name, values in found.items() if values["low"] is not None}
+    assert {"rare_auprc", "sensitivity_at_90_specificity", "ece", "brier", "recall_normal"} <= known
+    assert known.isdisjoint({"auprc_other", "recall_other", "auroc", "macro_f1", "balanced_accuracy"})
+
+
 def test_without_a_rare_film_in_validation_no_arm_is_called_its_best() -> None:
     table = predictions({"real": 0.9, "duplicate": 1.0, "classic": 0.9, "msg_gan": 1.0, "msg_sagan": 3.0})
     table = table[(table["split"] == "test") | (table["label"] == "normal")]
