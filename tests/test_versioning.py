@@ -138,5 +138,6 @@ def test_plots_show_makes_a_page(project: TinyProject) -> None:
     page = (project.path / "plots/index.html").read_text()
     assert "vega" in page
     assert "ROC of each rare class and arm" in page
+    assert "Change of the area under the precision-recall curve, rare classes" in page
     assert "true_positive_rate" in page
     assert len(list((project.path / "plots").rglob("*.png"))) == 2  # the sample grids
