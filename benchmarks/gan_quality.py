@@ -64,7 +64,7 @@ class Study:
 
 KERMANY = ("bacterial_pneumonia", "normal", "viral_pneumonia")
 RARE = ("viral_pneumonia",)
-IMBALANCED = {
+IMBALANCED: dict[str, Any] = {
     "films": "kermany224/labels_imbalanced",
     "classes": ("normal", "viral_pneumonia"),
     "judged": RARE,

@@ -1,5 +1,7 @@
 """The project as one thing that several flows would change: its params, and the lock that keeps them apart."""
 
+import fcntl
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from tasks.labels import needs_table
 from tasks.params import PARAMS_FILE, load
 
 LOCK_FILE = Path(".xraysynth/flow.lock")
+READERS = Path(".dvc/tmp/rwlock")  # where DVC notes which of its processes read and write what
 
 
 @contextmanager
@@ -29,9 +32,25 @@ def held_alone() -> Iterator[None]:
     except Timeout:
         raise UserError("another flow is at work in this project; wait until it has ended, or cancel it") from None
     try:
+        _mend_readers()
         yield
     finally:
         lock.release()
+
+
+def _mend_readers() -> None:
+    """Remove READERS if a DVC that was ended while it wrote them has left a part: every later one would refuse it.
+
+    Under DVC's own lock of the file, which is held for moments.
+    """
+    if not READERS.exists():
+        return
+    with READERS.with_suffix(".lock").open("a", encoding="utf-8") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        try:
+            json.loads(READERS.read_text(encoding="utf-8"))
+        except ValueError:
+            READERS.unlink(missing_ok=True)
 
 
 def set_params(source: str | None, labels: str | None, overrides: Sequence[str]) -> None:

@@ -99,6 +99,18 @@ def test_two_flows_do_not_interleave(make_project: Callable[..., Path]) -> None:
     assert pipeline(return_state=True).is_completed()  # the lock is gone with who held it
 
 
+@pytest.mark.parametrize("left", ["", '{"read": {'])
+def test_what_a_dvc_left_half_written_stops_no_flow(left: str, make_project: Callable[..., Path]) -> None:
+    """As one does that is ended in the moment in which it writes who reads and writes what."""
+    readers = make_project() / project.READERS
+    readers.parent.mkdir(parents=True, exist_ok=True)
+    readers.write_text(left)
+    assert pipeline(return_state=True).is_completed()
+    readers.write_text('{"read": {}, "write": {}}')
+    with project.held_alone():
+        assert readers.exists()
+
+
 class TestTheSnapshot:
     """What a source holds beyond data/raw as DVC tracks it."""
 
