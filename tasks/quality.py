@@ -29,7 +29,7 @@ from tasks.errors import UserError
 from tasks.params import Quality
 
 MIN_IMAGES = 4  # two halves of two: below that there is no floor
-ALL_BUT_ONE = 0.95  # MS-SSIM of twins, whatever real pairs have: some of these may be of one film
+SAME = 0.98  # MS-SSIM of two real films that are one: what twins are is not learnt from them
 BLUR, NOISE = 1.0, 10.0  # of the shame: sigma in pixels, and in grey levels of 255
 BETTER = {  # density above that of real images crowds around few of them; MS-SSIM above it has lost variety
     **dict.fromkeys(("frechet_xray", "kid_xray", "fid", "kid"), "low"),
@@ -215,7 +215,8 @@ def variety(
     """
     floor, value = pairs(real, params, patients), pairs(synthetic, params)
     shame = {kind: pairs(some, params, patients) for kind, some in (damaged or {}).items()}
-    limit = min(twins_above(floor.values), ALL_BUT_ONE)
+    differ = floor.values[floor.values < SAME]
+    limit = twins_above(differ if len(differ) else np.array([SAME]))
     result = {}
     for name, of in {"ms_ssim": Pairs.mean, "twins": lambda some: Pairs.twins(some, limit)}.items():
         result[name] = _entry(name, of(value), of(floor), {kind: of(some)[0] for kind, some in shame.items()})

@@ -122,7 +122,8 @@ def varied(
     """The entries that the diversity gate reads."""
     ms_ssim = {"value": value, "low": low, "high": high, "floor": floor}
     ms_ssim |= {"floor_low": floor - error, "floor_high": floor + error}
-    return {"ms_ssim": ms_ssim, "twins": dict.fromkeys(("value", "low", "high"), twins)}
+    none = dict.fromkeys(("floor", "floor_low", "floor_high"), 0.0)
+    return {"ms_ssim": ms_ssim, "twins": dict.fromkeys(("value", "low", "high"), twins) | none}
 
 
 def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str, Any]:

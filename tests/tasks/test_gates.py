@@ -58,7 +58,7 @@ def test_an_open_gate_names_the_class_that_came_nearest_to_closing_it() -> None:
     assert "of near by" in diversity("msg_gan", {"classes": classes}, {"near": 9, "far": 9})["why"]
 
 
-@pytest.mark.parametrize(("modes", "passed"), [(5, False), (10, False), (20, False), (40, False), (300, True)])
+@pytest.mark.parametrize(("modes", "passed"), [(5, False), (10, False), (20, False), (300, True)])
 def test_few_films_repeated_close_the_gate_though_their_mean_is_that_of_films(modes: int, passed: bool) -> None:
     real, others = blobs(100, 32, seed=0), blobs(300, 32, seed=1)
     order = np.random.default_rng(0).permutation(300)
@@ -67,7 +67,7 @@ def test_few_films_repeated_close_the_gate_though_their_mean_is_that_of_films(mo
     measures = variety(real, synthetic, Quality(), np.arange(100))
     gate = diversity("msg_gan", {"classes": {"rare": {"measures": measures}}}, {"rare": 300})
     assert gate["passed"] is passed, gate
-    assert ("surely more than 1%, it repeats a few images" in gate["why"]) is not passed
+    assert ("surely more than 1% above real pairs, it repeats a few images" in gate["why"]) is not passed
 
 
 def test_real_films_that_are_there_twice_do_not_hide_images_that_are() -> None:
@@ -76,6 +76,15 @@ def test_real_films_that_are_there_twice_do_not_hide_images_that_are() -> None:
     synthetic = np.resize(blobs(5, 32, seed=1), real.shape)
     measures = variety(real, synthetic, Quality(), np.arange(100))
     assert not diversity("msg_gan", {"classes": {"rare": {"measures": measures}}}, {"rare": 100})["passed"]
+
+
+def test_films_that_are_all_much_alike_are_no_twins() -> None:
+    real, fresh = (np.uint8(120) + blobs(80, 32, seed) // 32 for seed in (0, 1))
+    assert ms_ssim_pairs(real, 400).mean() > 0.9
+    gate = diversity(
+        "g", {"classes": {"rare": {"measures": variety(real, fresh, Quality(), np.arange(80))}}}, {"rare": 80}
+    )
+    assert gate["passed"], gate
 
 
 def test_few_images_that_differ_do_not_close_it_by_chance() -> None:
