@@ -20,7 +20,7 @@ from torch import nn
 from model.classifier import Classifier, ClassifierConfig, predict, train_classifier
 from tasks import curated, tracking
 from tasks.arms import Job, TrainingSet, batches, first_images, jobs, training_set
-from tasks.comparison import compare
+from tasks.comparison import columns, compare
 from tasks.confounds import confounds
 from tasks.curated import ImageSet
 from tasks.errors import UserError
@@ -99,10 +99,9 @@ def _predictions(job: Job, data: Data, params: Classify) -> pd.DataFrame:
         probabilities = train_and_predict(data.of(job), data.real, images, params, job.seed)
         with curated.written_whole(file) as temporary, temporary.open("wb") as stream:
             np.save(stream, probabilities)
-    columns = _columns(probabilities, data.real.classes).assign(
-        arm=job.arm, seed=job.seed, ratio=job.ratio, fraction=job.fraction, only=job.only
-    )
-    return table.join(columns)
+    said = pd.DataFrame(probabilities, columns=columns(data.real.classes))
+    said = said.assign(arm=job.arm, seed=job.seed, ratio=job.ratio, fraction=job.fraction, only=job.only)
+    return table.join(said)
 
 
 def held_out_images(job: Job, data: Data, params: Classify) -> tuple[np.ndarray, pd.DataFrame]:
@@ -130,7 +129,7 @@ def predictions_of(chosen: TrainingSet, real: ImageSet, params: Classify, seed: 
     kept = real.keep((real.manifest["split"] != "train").to_numpy())
     table = kept.manifest[["image_id", "patient_id", "split", "label"]].reset_index(drop=True)
     said = train_and_predict(chosen, real, kept.images, params, seed)
-    return table.join(_columns(said, real.classes)).assign(seed=seed)
+    return table.join(pd.DataFrame(said, columns=columns(real.classes))).assign(seed=seed)
 
 
 def train_and_predict(
@@ -146,10 +145,6 @@ def train_and_predict(
     stream = batches(chosen, params.batch, seed)
     trained = train_classifier(stream, len(real.classes), config, chosen.class_weights, (val.images, val.labels), build)
     return predict(trained, images)
-
-
-def _columns(probabilities: np.ndarray, classes: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(probabilities, columns=[f"p_{label}" for label in classes])
 
 
 def architecture(name: str, side: int) -> Callable[[int], nn.Module]:

@@ -41,11 +41,10 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
 
     The candidate is the arm with synthetic images that is best on validation, the reference the best without (where
     validation has no film of `rare`, which `chosen_on_validation` says, the first of each); `duplicate`, `classic` and
-    `real` are always compared as well. Seeds that are lucky on validation may be so on
-    test, so intervals of differences are corrected for the number of arms among which the candidate was chosen
-    (Bonferroni), those by class for the number of rare classes too. They are not for the number of controls: the
-    verdict asks for an effect against all of them, an intersection-union test (Berger 1982), whose level is that of
-    each.
+    `real` are always compared as well. Seeds that are lucky on validation may be so on test, so intervals of
+    differences are corrected for the number of arms among which the candidate was chosen (Bonferroni), those by class
+    for the number of rare classes too. They are not for the number of controls: the verdict asks for an effect against
+    all of them, an intersection-union test (Berger 1982), whose level is that of each.
     """
     focus = [classes.index(label) for label in rare or classes]
     main: dict[str, pd.DataFrame] = {arm: predictions[predictions["arm"] == arm] for arm in params.arms}
@@ -72,7 +71,6 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
     }
     validation = {arm: float(found["validation"][0]) for arm, found in means.items()}
     result["chosen_on_validation"] = bool(np.isfinite(list(validation.values())).all())
-    validation = {arm: value if result["chosen_on_validation"] else 0.0 for arm, value in validation.items()}
     controls = [arm for arm in main if arm in CONTROL_ARMS]
     synthetic = [arm for arm in main if arm in GENERATOR_OF]
     if controls and synthetic:
@@ -90,7 +88,7 @@ def _differences(
     params: Classify,
 ) -> dict[str, Any]:
     """The part `comparison` of the result."""
-    reference = max(controls, key=lambda arm: validation[arm])
+    reference = max(controls, key=lambda arm: validation[arm])  # the first, where none is a number
     compared = list(dict.fromkeys([reference, *(arm for arm in ALWAYS_COMPARED if arm in controls)]))
     focus = result["rare"] or result["classes"]
     patients = {label: test.patients_of(result["classes"].index(label)) for label in focus}
@@ -161,7 +159,7 @@ def _measure(rows: pd.DataFrame, classes: list[str], focus: list[int], test: Hel
     precision = st.precisions(predicted, labels, len(classes), weights)
     areas = [st.average_precision(scores[:, k], labels == k, weights) for k in each]
     val = rows[rows["split"] == "val"]
-    val_labels, val_scores = _codes(val["label"], classes), val[_columns(classes)].to_numpy()
+    val_labels, val_scores = _codes(val["label"], classes), val[columns(classes)].to_numpy()
     one = np.ones((1, len(val)))
     val_areas = [st.average_precision(val_scores[:, k], val_labels == k, one) for k in focus]
     return {
@@ -184,8 +182,8 @@ def _measure(rows: pd.DataFrame, classes: list[str], focus: list[int], test: Hel
 def _test_scores(rows: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, K) of the test images by one network, and their classes (N,) at its operating point."""
     val, test = (rows[rows["split"] == split] for split in ("val", "test"))
-    scores = test[_columns(classes)].to_numpy()
-    offsets = st.class_offsets(val[_columns(classes)].to_numpy(), _codes(val["label"], classes))
+    scores = test[columns(classes)].to_numpy()
+    offsets = st.class_offsets(val[columns(classes)].to_numpy(), _codes(val["label"], classes))
     return scores, (np.log(np.clip(scores, 1e-9, None)) + offsets).argmax(1)
 
 
@@ -203,7 +201,7 @@ def _curves(
 ) -> dict[str, Any]:
     """ROC and precision-recall curves of the classes in focus: means over the seeds, bands of the resamples."""
     weights = test.weights[: CURVE_RESAMPLES + 1]
-    scores = [of_seed.loc[of_seed["split"] == "test", _columns(classes)] for _, of_seed in rows.groupby("seed")]
+    scores = [of_seed.loc[of_seed["split"] == "test", columns(classes)] for _, of_seed in rows.groupby("seed")]
     return {
         classes[k]: {
             name: _band(
@@ -227,7 +225,8 @@ def _band(curves: list[np.ndarray], confidence: float, patients: int) -> dict[st
     return {name: [round(float(v), 4) if np.isfinite(v) else None for v in row] for name, row in rows.items()}
 
 
-def _columns(classes: list[str]) -> list[str]:
+def columns(classes: list[str]) -> list[str]:
+    """Names of the columns in which predictions hold the probability of each class."""
     return [f"p_{label}" for label in classes]
 
 

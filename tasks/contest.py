@@ -11,15 +11,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from tasks import curated, imbalance, registry, synthesize
 from tasks.arms import training_set
 from tasks.classify import predictions_of
-from tasks.comparison import PRIMARY, held_out, measure
+from tasks.comparison import PRIMARY, held_out, measure, seeds_of
 from tasks.curated import ImageSet
-from tasks.differences import paired_difference, seed_variance
+from tasks.differences import paired_difference
 from tasks.errors import UserError
 from tasks.gates import Gate, gates
 from tasks.params import Params
@@ -137,9 +136,9 @@ def compare(
     test = held_out(rows[CHALLENGER], real.classes, section.bootstrap)
     focus = [real.classes.index(label) for label in plan]
     measured = {arm: measure(found, real.classes, focus, test)[PRIMARY] for arm, found in rows.items()}
-    between = seed_variance(np.stack([values[:, 0] for values in measured.values()]))
     patients = min(test.patients_of(k) for k in focus)
-    return paired_difference(measured[CHALLENGER], measured[CHAMPION], patients, between).interval(section.confidence)
+    one, other = measured[CHALLENGER], measured[CHAMPION]
+    return paired_difference(one, other, patients, seeds_of(measured)).interval(section.confidence)
 
 
 class _Drawn:

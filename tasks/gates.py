@@ -90,11 +90,8 @@ def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, 
 
 def _surely_above(found: Mapping[str, float]) -> float:
     """By how much a measure lies above its floor, less the error of both."""
-    return (
-        found["value"]
-        - found["floor"]
-        - math.hypot(found["value"] - found["low"], found["floor_high"] - found["floor"])
-    )
+    error = math.hypot(found["value"] - found["low"], found["floor_high"] - found["floor"])
+    return found["value"] - found["floor"] - error
 
 
 def _gate(passed: bool, why: str) -> Gate:
