@@ -45,7 +45,6 @@ DATA = Path(os.environ.get("XRAYSYNTH_TESTDATA", Path(__file__).resolve().parent
 ROWS = Path("benchmarks/results/gan_quality.jsonl")
 WORK = Path(".xraysynth/benchmarks")  # features of real films; grids of samples
 Settings = dict[str, Any]
-POINT = {"kimg": "g", "truncation": "g", "frechet": ".0f", "ms_ssim": ".3f"}  # of a curve, and how it is printed
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ class Study:
     base: Settings  # of NetworkConfig and TrainConfig
     variants: dict[str, Settings]
     samples: int = 640  # judged, of each class
-    truncations: tuple[float, ...] = ()  # judged with these too, and at every tick
+    truncations: tuple[float, ...] = ()  # judged with these too
+    at_ticks: bool = False  # judged at every tick too
 
 
 KERMANY = ("bacterial_pneumonia", "normal", "viral_pneumonia")
@@ -87,6 +87,7 @@ STUDIES = {
         },
         variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}},
         samples=1344,
+        truncations=(1.2,),
     ),
     # Likeness against variety, and attention in a longer training: as many images as seven minutes were on the machine
     # of docs/results.md.
@@ -103,6 +104,7 @@ STUDIES = {
         },
         samples=1344,
         truncations=(0.9, 1.1, 1.2, 1.3),
+        at_ticks=True,
     ),
     "ablation": Study(
         **IMBALANCED,
@@ -240,7 +242,7 @@ def one(study_name: str, variant: str, seed: int) -> None:
 
     def on_tick(tick: Tick) -> None:
         ticks.append(tick)
-        if study.truncations and tick.kimg < config.kimg:
+        if study.at_ticks and tick.kimg < config.kimg:
             curve.append({"kimg": tick.kimg, "truncation": 1.0} | judged(study, tick.generator, study.judged[0])[1])
 
     guard = CollapseGuard(images, labels, study.classes, warm_up(config.kimg))
@@ -353,13 +355,18 @@ def print_table(study_name: str) -> None:
     header = ["variant", "class", "seeds", "Fréchet (floor)", "against the first", "KID (floor)"]
     header += ["MS-SSIM of pairs (real)", "kimg", "images/s"]
     print(f"### {study_name}\n\n{table(header, lines(study_name))}\n")
-    curve = [
-        (row["variant"], *(f"{point[key]:{form}}" for key, form in POINT.items()))
-        for row in rows(study_name)
-        for point in row.get("curve", ())
-    ]
+    curve: dict[tuple[str, str, str], list[dict[str, float]]] = {}  # a point of all seeds
+    for row in rows(study_name):
+        for point in row.get("curve", ()):
+            curve.setdefault((row["variant"], f"{point['kimg']:g}", f"{point['truncation']:g}"), []).append(point)
     if curve:
-        print(table(["variant", "kimg", "truncation", "Fréchet", "MS-SSIM of pairs"], curve), "\n")
+        header = ["variant", "kimg", "truncation", "seeds", "Fréchet", "KID", "MS-SSIM of pairs"]
+        digits = {"frechet": 0, "kid": 2, "ms_ssim": 3}
+        points = (
+            (*at, str(len(some)), *(interval((point[key] for point in some), n) for key, n in digits.items()))
+            for at, some in curve.items()
+        )
+        print(table(header, points), "\n")
 
 
 def main() -> None:
