@@ -197,6 +197,15 @@ def test_minibatch_stddev_sees_a_collapsed_batch() -> None:
     assert minibatch_stddev(torch.randn(7, 3, 4, 4)).shape == (7, 4, 4, 4)  # no group of four fits
 
 
+def test_minibatch_stddev_is_the_mean_deviation_of_a_group_and_keeps_the_layout() -> None:
+    x = torch.randn(8, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    expected = torch.stack([group.var(0, correction=0).sqrt().mean() for group in x.split(4)])
+    out = minibatch_stddev(x)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out[:, 3], expected.repeat_interleave(4).reshape(8, 1, 1).expand(8, 4, 4))
+    torch.testing.assert_close(out[:, :3], x)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
