@@ -204,6 +204,9 @@ def test_minibatch_stddev_is_the_mean_deviation_of_a_group_and_keeps_the_layout(
     assert out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(out[:, 3], expected.repeat_interleave(4).reshape(8, 1, 1).expand(8, 4, 4))
     torch.testing.assert_close(out[:, :3], x)
+    exact = torch.randn(4, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(minibatch_stddev, exact)
+    assert torch.autograd.gradgradcheck(minibatch_stddev, exact)  # the penalty
 
 
 @pytest.mark.parametrize(
