@@ -17,9 +17,9 @@ class TrainConfig:
     learning_rate: float = 0.003  # of both networks; Adam
     betas: tuple[float, float] = (0.0, 0.99)
     loss: str = "relativistic"  # a key of model.losses.LOSSES
-    gamma: float = 10.0  # weight of the gradient penalty: gamma / 2 for R1 and R2, gamma (there lambda) for WGAN-GP
+    gamma: float = 10.0  # weight of the gradient penalty: gamma / 4 each for R1 and R2, all (there lambda) for WGAN-GP
     penalty_interval: int = 16  # steps from one penalty to the next ("lazy", arXiv 1912.04958)
-    penalty_on: str = "both"  # "real": at real images, R1; "both": at real and fake ones, R1 and R2, or between them
+    penalty_on: str = "both"  # "both": at real and fake images, R1 and R2, or between them; "real": R1, of gamma / 2
     augment_probability: float = 0.0  # of each operation on each image; short trainings lose variety by it
     augment_target: float = 0.0  # above 0 the probability, from there on, is adapted: see AdaptiveProbability
     augment_mirror: bool = False  # mirror images among its operations

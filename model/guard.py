@@ -37,7 +37,7 @@ class Reading:
     frechet: float  # mean of the classes, in `features` of unit variance: never to be called FID
     frechet_floor: float  # the same between halves of the real images, which are fewer where a class is small
     alarm: str | None  # a sentence: the training has failed
-    best: bool  # nothing is amiss and `frechet` is the lowest so far
+    best: bool  # nothing is amiss, it is varied, and `frechet` is the lowest so far
 
 
 class CollapseGuard:
@@ -98,7 +98,8 @@ class CollapseGuard:
         amiss = self._amiss(twins, frechet, kimg)
         self.streaks = {what: self.streaks.get(what, 0) + 1 for what in amiss}
         alarm = next((amiss[what] for what, ticks in self.streaks.items() if ticks >= self.patience), None)
-        best = not amiss and frechet < self.lowest
+        varied = all(share <= allowed for share, allowed in zip(twins, self.allowed, strict=True))
+        best = varied and not amiss and frechet < self.lowest
         self.lowest = frechet if best else self.lowest
         return Reading(
             kimg,

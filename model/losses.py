@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 DRIFT = 0.001  # weight of ProGAN's term that keeps a critic's logits near 0 (arXiv 1710.10196, appendix A.1)
 
@@ -19,7 +18,7 @@ class Penalty(NamedTuple):
 
     points: Callable[[Images, Images, torch.Generator], Images]  # of real and fake images: where it is measured
     excess: Callable[[Tensor], Tensor]  # gradient at one scale (B, 1, r, r) -> (B,), 0 where all is well
-    weight: float  # times gamma
+    weight: float  # of its mean over the batch, times gamma
 
 
 class AdversarialLoss(NamedTuple):
@@ -85,7 +84,8 @@ def _squared_distance_from_one(gradient: Tensor) -> Tensor:
     return (torch.linalg.vector_norm(gradient, dim=(1, 2, 3)) - 1).square()  # its derivative at 0 is 0, not NaN
 
 
-ZERO_CENTRED = Penalty(_half_of_each, _squared_norm, 1 / 2)  # R1 and R2 with weight gamma / 2 (arXiv 1801.04406)
+# Of arXiv 1801.04406. Half of the batch is real and half is fake, so R1 and R2 weigh gamma / 4 each.
+ZERO_CENTRED = Penalty(_half_of_each, _squared_norm, 1 / 2)
 ONE_CENTRED = Penalty(_between, _squared_distance_from_one, 1.0)  # gamma is the paper's lambda, 10 (arXiv 1704.00028)
 
 LOSSES: dict[str, AdversarialLoss] = {
@@ -108,11 +108,11 @@ def gradient_penalty(
 ) -> Tensor:
     """`excess` of D's gradient at the given images [(B, 1, r, r)] -> (B,), averaged over the scales as MSG-GAN does.
 
-    The squared norm, a sum over pixels, is R1 at real images and R2 at fake ones. Always in fp32 and with plain
-    attention: bf16 is too coarse for second derivatives, and fused attention has none.
+    The squared norm, a sum over pixels, is R1 at real images and R2 at fake ones. Always in fp32: bf16 is too
+    coarse for second derivatives.
     """
     leaves = [image.detach().float().requires_grad_() for image in images]
-    with torch.autocast(leaves[0].device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+    with torch.autocast(leaves[0].device.type, enabled=False):
         logits = discriminator(leaves, labels)
         gradients = torch.autograd.grad(logits.sum(), leaves, create_graph=True)
         return torch.stack([excess(gradient) for gradient in gradients]).mean(0)

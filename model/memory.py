@@ -3,6 +3,7 @@
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+LARGE = 1 << 30, 1 << 25  # bytes; older versions of glibc refuse what is above 32 MiB
 
 
 def keep_freed_memory() -> None:
@@ -11,5 +12,5 @@ def keep_freed_memory() -> None:
     Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and mallopt(M_MMAP_THRESHOLD, 1 << 30):
+    if mallopt is not None and any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGE):
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)

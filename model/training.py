@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from model.checkpoint import Checkpoints, Stopped, stop_requests
 from model.config import TrainConfig
@@ -20,7 +21,6 @@ from model.trainer import MEANS, Row, Trainer
 __all__ = ["Row", "Tick", "TrainConfig", "Trainer", "TrainingDiverged", "fingerprint", "train"]
 
 AGREE = 4  # steps from one agreement of several processes on whether to stop to the next
-FORMAT = 2  # to be raised when a checkpoint holds other things: older ones are then not found any more
 
 
 class TrainingDiverged(RuntimeError):
@@ -153,10 +153,14 @@ def fingerprint(images: np.ndarray, labels: np.ndarray, network: NetworkConfig, 
     """16 hex digits that two trainings share if one can go on from a checkpoint of the other.
 
     Of the settings all count but `max_seconds`, which changes the length alone; the device counts as what it is here.
+    The code of this package and the version of torch count too: what they had begun others would end otherwise.
     """
     settings = {**asdict(config), "device": config.torch_device().type, "bf16": config.bf16(), "max_seconds": None}
     del settings["precision"]
-    digest = hashlib.sha256(json.dumps([FORMAT, asdict(network), settings], sort_keys=True).encode())
+    what = [torch.__version__, asdict(network), settings]
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
     digest.update(np.ascontiguousarray(labels, np.int64).data)
     digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()[:16]

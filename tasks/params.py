@@ -31,6 +31,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # every generator of random numbers takes them
 MAX_TRUNCATION = 2.0
+GROUP = 4  # as in model.layers, which takes its time to import
 
 
 def _power_of_two(value: int) -> int:
@@ -137,6 +138,13 @@ class Train(Section):
     def _critic_is_penalised(self) -> "Train":
         if self.loss == "wgan_gp" and self.penalty_interval > 4:
             raise ValueError("wgan_gp needs a penalty_interval of 4 or below")
+        return self
+
+    @model_validator(mode="after")
+    def _has_whole_groups(self) -> "Train":
+        """Else minibatch_stddev would see several classes in a group, or one image, whose deviation is nought."""
+        if self.batch != 2 and self.batch % GROUP:
+            raise ValueError(f"batch must be 2 or a multiple of {GROUP}, not {self.batch}")
         return self
 
     @model_validator(mode="after")

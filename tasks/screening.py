@@ -14,6 +14,7 @@ from tasks.errors import UserError
 WORST = 8  # pairs to be shown
 MOST_HELD_OUT = 1000  # films to calibrate on
 FEW = 100  # held-out films, below which a share of 1 % cannot be counted
+ANOTHER = "screened for copies against another set than the generator learnt from"
 NOT_SCREENED = "not screened for copies: the set that the generator learnt from is not here; name it with --curated"
 
 
@@ -38,8 +39,9 @@ class Screening:
     worst: list[Pair] = field(default_factory=list)
 
     @classmethod
-    def against(cls, curated_folder: Path, side: int) -> "Screening":
-        """Of the train split of a curated set, calibrated on its validation split.
+    def against(cls, curated_folder: Path, side: int, learnt_from: str | None) -> "Screening":
+        """Of the train split of a curated set, calibrated on its validation split. A set whose digest is not
+        `learnt_from` is noted.
 
         Raises UserError where there is no such set, or it has films of another size than `side`.
         """
@@ -54,7 +56,8 @@ class Screening:
         compared = held_out.images[some]
         memory = Memory(train, compared)
         screen = calibrate(memory, compared, held_out.manifest["patient_id"].to_numpy()[some])
-        return cls(_note(screen), memory, screen, train)
+        notes = [note for note in (_note(screen), ANOTHER if films.digest != learnt_from else None) if note]
+        return cls("; ".join(notes) or None, memory, screen, train)
 
     def kept(self, label: str, images: np.ndarray, wanted: int) -> list[int]:
         """Which of `images` (B, H, W) are no copies: the first `wanted` of these. What comes after is not counted."""

@@ -26,6 +26,7 @@ EXPERIMENT = "xraysynth"
 LOCK_FILE = Path(".xraysynth/mlflow.lock")
 # MLflow's own defaults wait for minutes, each time. What the user has set wins.
 HTTP_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+HASTE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}  # of a process told to stop
 FIRST_USE_S = 60.0  # another stage may be making the tables of a new SQLite store
 LOCKED_S = 2.0  # a lock held for longer is not that of a stage that logs
 PAUSE_S = 30.0  # between a try that failed and the next,

@@ -59,7 +59,7 @@ def run(
         **params.model_dump(),
     }
     side = generator.config.resolution
-    screening = Screening.against(curated_folder, side) if curated_folder else Screening()
+    screening = Screening.against(curated_folder, side, facts["learnt_from"]) if curated_folder else Screening()
     drawn = _drawn(generator, classes, plan, params, screening)
     with curated.written_whole(out) as folder:
         folder.mkdir()

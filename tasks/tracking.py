@@ -10,14 +10,14 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from tasks.errors import UserError
 from tasks.spool import FOLDER, Record, Spool
-from tasks.store import EXPERIMENT, Refused, Store, first_line, warn
+from tasks.store import EXPERIMENT, HASTE, Refused, Store, defaults, first_line, warn
 
 # The first run of a store tells of every table that it makes; of a store that is down, tracebacks.
 for _name, _level in (("alembic", logging.WARNING), ("mlflow", logging.WARNING), ("mlflow.store.db", logging.CRITICAL)):
@@ -74,11 +74,12 @@ class Run:
         """Log `content` as the file `name`."""
         self._record({"kind": "artifact", "name": name}, content)
 
-    def end(self, status: str) -> None:
-        """Close the run, or leave that to the next stage."""
-        self._record({"kind": "end", "status": status, "time": _now()})
-        if self._spool.exists() and not self._delivered(now=True):
-            warn(f"records wait in {FOLDER} and are logged by the next stage that reaches MLflow")
+    def end(self, status: str, stopped: bool = False) -> None:
+        """Close the run, or leave that to the next stage; a process that was told to stop waits for seconds only."""
+        with defaults(HASTE) if stopped else nullcontext():
+            self._record({"kind": "end", "status": status, "time": _now()})
+            if self._spool.exists() and (stopped or not self._delivered(now=True)):
+                warn(f"records wait in {FOLDER} and are logged by the next stage that reaches MLflow")
         self._spool.release()
 
     def deliver(self, now: bool = False) -> bool:
@@ -171,12 +172,15 @@ def tracked(stage: str, params: Mapping[str, Any], data_digest: str) -> Iterator
         spool.remove()
         raise UserError(f"MLflow's store cannot be used ({error}); see MLFLOW_TRACKING_URI") from None
     Run.deliver_left(store)
-    status = "FAILED"
+    status, stopped = "FAILED", False
     try:
         yield run
         status = "FINISHED"
+    except SystemExit:
+        stopped = True
+        raise
     finally:
-        run.end(status)
+        run.end(status, stopped)
 
 
 def _now() -> int:

@@ -28,11 +28,12 @@ from tasks import curated, plots, tracking
 from tasks.errors import UserError
 from tasks.params import Model, Train
 
-TICKS = 10
+TICKS, LONGEST_TICK = 10, 20.0  # of a training, if none is then longer, in kimg
 GRID_COLUMNS, STRIP_COLUMNS = 8, 10
 POINTS = ((0.35, 0.28), (0.35, 0.72), (0.6, 0.5), (0.9, 0.12))  # of an upright chest: lungs, middle, a corner below
 CHECKPOINTS = Path(".xraysynth/checkpoints")
 ALARM = "alarm"  # tag of the run: why the guard ended the training
+NO_MEMORY = "can't allocate memory"  # says torch on a CPU, in a RuntimeError
 INTERRUPTED = 3  # trainings of a model, each with its data and params, that can be taken up again
 
 
@@ -55,7 +56,7 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
             minibatch_stddev=params.minibatch_stddev,
         )
         shape = {"width", "phi", "minibatch_stddev"}
-        config = TrainConfig(**params.model_dump(exclude=shape), tick_kimg=params.kimg / TICKS)
+        config = TrainConfig(**params.model_dump(exclude=shape), tick_kimg=min(params.kimg / TICKS, LONGEST_TICK))
         ranks = join(config.torch_device())
         ranks.check(config.batch)
     except ValueError as error:
@@ -88,6 +89,8 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
             tracked.metrics(history[-1], step=_step(tick.kimg))
             if tick.alarm:
                 tracked.tag(ALARM, tick.alarm)
+                sentence = f"warning: {name}: {tick.alarm}; the training ends with the best generator before"
+                print(sentence, file=sys.stderr, flush=True)
             (samples / f"{_step(tick.kimg):08d}.png").write_bytes(sample_grid(tick.generator, images.classes))
 
         def on_resume(kimg: float, earlier: list[Row]) -> None:
@@ -146,10 +149,20 @@ def _ended(name: str, checkpoints: Path, tracked: tracking.Run | None = None) ->
         if tracked:
             tracked.tag(ALARM, error)
         shutil.rmtree(checkpoints, ignore_errors=True)  # it would diverge again; another process may have done so
-        raise UserError(f"{name}: {error}") from None
+        raise UserError(
+            f"{name}: {error}; no earlier generator is worth keeping, so change the params: a lower "
+            "train.learning_rate, or another train.loss"
+        ) from None
     except Stopped as stop:
         print(f"{name}: {stop}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         raise SystemExit(128 + stop.number) from None
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and NO_MEMORY not in str(error):
+            raise
+        raise UserError(
+            f"{name}: the memory does not suffice; lower train.batch or train.width, or take attention_resolutions of "
+            "fewer pixels"
+        ) from None
 
 
 def pictures(generator: Generator, classes: list[str]) -> dict[str, bytes]:

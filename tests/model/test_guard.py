@@ -163,7 +163,9 @@ def test_the_warm_up_is_half_of_a_short_training(kimg: float, expected: float) -
 def test_a_collapse_from_the_first_tick_is_found_in_the_second_half(name: str) -> None:
     """Ten ticks of the default length, 6 kimg: none of them was ever better."""
     watch = guard(warmup_kimg=warm_up(6))
-    alarms = [watch.check(PLANTED[name], 0.6 * k).alarm for k in range(1, 11)]
+    found = [watch.check(PLANTED[name], 0.6 * k) for k in range(1, 11)]
+    assert not any(reading.best for reading in found)  # there is nothing to fall back on
+    alarms = [reading.alarm for reading in found]
     assert alarms[:5] == [None] * 5
     assert alarms[5] is not None
     assert "repeats itself" in alarms[5]
@@ -272,7 +274,7 @@ def test_the_features_rank_degradations() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_healthy_trainings_raise_none(seed: int) -> None:
     images, labels = real(48, side=16), np.repeat([0, 1], [40, 8])
-    guard, found = CollapseGuard(images, labels, CLASSES), list[Reading]()
+    guard, found = CollapseGuard(images, labels, CLASSES, warmup_kimg=0.6), list[Reading]()  # as `warm_up`: half
     train(
         images,
         labels,

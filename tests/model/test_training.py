@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from model import training
 from model.checkpoint import Stopped
 from model.guard import CollapseGuard, Reading
 from model.losses import LOSSES
@@ -297,6 +299,25 @@ def test_the_fingerprint_names_data_labels_network_and_settings() -> None:
         *(fingerprint(films(4), y, network, dataclasses.replace(plain, **change)) for change in changes),
     ]
     assert len({same, *others}) == len(others) + 1
+
+
+def test_what_other_code_or_another_torch_began_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def now() -> str:
+        return fingerprint(films(4), labels(4), TINY, SHORT)
+
+    before = now()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "99.0")
+        assert now() != before
+    copy = shutil.copytree(Path(training.__file__).parent, tmp_path / "model", ignore=shutil.ignore_patterns("_*"))
+    (copy / "__init__.py").write_bytes(Path(training.__file__).with_name("__init__.py").read_bytes())
+    monkeypatch.setattr(training, "__file__", str(copy / "training.py"))
+    assert now() == before
+    with (copy / "layers.py").open("a") as file:
+        file.write("LEAK = 0.1\n")
+    assert now() != before
 
 
 @pytest.mark.usefixtures("every_step")

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from model.config import TrainConfig
+from model.layers import GROUP
 from model.losses import LOSSES
 from model.networks import NetworkConfig
 from tasks import params
@@ -40,6 +41,7 @@ def test_the_file_in_the_repository_says_every_key_and_its_default() -> None:
         (f"train: {{seed: {10**23}}}", ["'train.seed'", "less than"]),
         ("train: {augment_mirror: true}", ["augment_mirror does nothing", "above 0"]),
         ("train: {loss: wgan_gp}", ["penalty_interval", "4 or below"]),
+        ("train: {batch: 6}", ["batch must be 2 or a multiple of 4, not 6"]),
         ("train: 3", ["'train'", "keys with values"]),
         ("ingest: [", ["not valid YAML"]),
     ],
@@ -64,6 +66,7 @@ def choices(key: str) -> tuple[str, ...]:
 
 def test_what_may_be_chosen_is_what_the_networks_and_the_training_know() -> None:
     """Written down twice, since the command line starts without torch."""
+    assert params.GROUP == GROUP
     assert choices("loss") == tuple(LOSSES)
     for key in ("phi", "minibatch_stddev"):
         for value in choices(key):

@@ -338,9 +338,13 @@ def test_the_command_says_when_it_cannot_screen(model: Path, tmp_path: Path, mon
     write_set(tmp_path / "data/curated", side=16)
     assert "not screened for copies" in said(*normal)  # a set, but another than the generator learnt from
     remembers(tmp_path / "data/curated", 10, monkeypatch)
-    assert "without 1 copies of films" in said(*normal, "--curated", "data/curated")
+    found = said(*normal, "--curated", "data/curated")
+    assert "without 1 copies of films" in found
+    assert "against another set than the generator learnt from" in found
     model = shutil.copytree(model, tmp_path / "model")
     config = json.loads((model / CONFIG).read_text())
     config["extra"]["data_digest"] = curated.load(tmp_path / "data/curated").digest
     (model / CONFIG).write_text(json.dumps(config))
-    assert "without 1 copies of films" in said(*normal)
+    found = said(*normal)
+    assert "without 1 copies of films" in found
+    assert "another set" not in found

@@ -290,5 +290,21 @@ def test_a_server_that_never_answers_is_left_alone_for_a_while(
     assert len(waiting()) > 50
 
 
+def test_a_stage_that_is_told_to_stop_waits_for_seconds_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow has answered before and is mute now; 10 s is what an orchestrator waits before it kills."""
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+
+    def mute(*_: object, **__: object) -> None:
+        asked.append(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+        raise MlflowException("no answer")
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", mute)
+    with pytest.raises(SystemExit), tracking.tracked("stage", {}, DIGEST):
+        sys.exit(143)
+    assert asked == ["3"]  # once, and for so long
+    assert "000001.json" in {path.name for path in waiting()}  # its end
+
+
 def _down(*_: object, **__: object) -> None:
     raise MlflowException("the store is down")

@@ -21,7 +21,7 @@ from model.guard import CollapseGuard, Reading
 from model.networks import Generator, NetworkConfig
 from model.sampling import attention_blocks, latents, render
 from model.storage import load_generator
-from model.training import Trainer
+from model.training import TrainConfig, Trainer
 from tasks import curated, synthesize, tracking, train
 from tasks.errors import UserError
 from tasks.params import Model, Synthesize, Train
@@ -240,14 +240,52 @@ def test_a_diverged_training_is_a_sentence_and_not_tried_again(trained: Path, pl
 
     end = interrupt(0, UserError, poison)
     assert "msg_sagan: training diverged by 0.00 kimg" in str(end)
+    assert "train.learning_rate" in str(end)
     _, (run,) = runs(trained, place.name)
     assert run.info.status == "FAILED"
     assert run.data.tags["alarm"].startswith("training diverged by 0.00 kimg")
     assert list(train.CHECKPOINTS.iterdir()) == []
 
 
-def test_an_alarm_of_the_guard_is_in_history_card_and_run(
-    trained: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes."),
+    ],
+)
+def test_too_little_memory_is_a_sentence(place: Path, error: Exception) -> None:
+    def out_of_memory(trainer: Trainer) -> None:
+        raise error
+
+    assert "lower train.batch or train.width" in str(interrupt(1, UserError, out_of_memory))
+
+
+def test_other_errors_are_shown_as_they_are(place: Path) -> None:
+    def broken(trainer: Trainer) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    assert str(interrupt(1, RuntimeError, broken)) == "a mistake of ours"
+
+
+@pytest.mark.parametrize(("kimg", "tick"), [(6.0, 0.6), (1000.0, 20.0)])
+def test_ticks_are_never_far_apart(kimg: float, tick: float, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def spy(*arguments: object, **_: object) -> None:
+        (config,) = (each for each in arguments if isinstance(each, TrainConfig))
+        seen.append(config.tick_kimg)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", spy)
+    with pytest.raises(KeyboardInterrupt):
+        train.run("msg_gan", Path("curated"), Path("models/x"), PARAMS.model_copy(update={"kimg": kimg}), Model())
+    assert seen == [pytest.approx(tick)]
+
+
+def test_an_alarm_of_the_guard_is_said_and_in_history_card_and_run(
+    trained: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check = CollapseGuard.check
 
@@ -257,6 +295,7 @@ def test_an_alarm_of_the_guard_is_in_history_card_and_run(
 
     monkeypatch.setattr(CollapseGuard, "check", alarmed)
     history = start()
+    assert "warning: msg_sagan: it repeats itself; the training ends with" in capsys.readouterr().err
     assert len(history) == 3
     assert history["alarm"].dropna().tolist() == ["it repeats itself"]
     assert {"twins.normal", "twins.rare"} <= set(history)
