@@ -149,7 +149,11 @@ def films(side: int) -> np.ndarray:
 def configs(options: argparse.Namespace) -> tuple[NetworkConfig, TrainConfig]:
     """Both networks and the training. Raises ValueError for what they cannot be."""
     network = NetworkConfig(
-        options.resolution, options.width, latent_dim=options.width, attention_resolutions=tuple(options.attention)
+        options.resolution,
+        options.width,
+        latent_dim=options.width,
+        attention_resolutions=tuple(options.attention),
+        minibatch_stddev=options.minibatch_stddev,
     )
     return network, TrainConfig(batch=options.batch, precision=options.precision, device=options.device)
 
@@ -241,6 +245,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=128, help="channels at 32 px and below")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--attention", type=int, nargs="*", default=[], help="resolutions, e.g. 32; none: MSG-GAN")
+    parser.add_argument(
+        "--minibatch-stddev", default="every", choices=("every", "last"), help="ours; BMSG-GAN's is last"
+    )
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"), help="ours")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="of a process on the CPU; by default all")

@@ -35,7 +35,7 @@ class NetworkConfig:
     latent_dim: int = 128  # latents live on the hypersphere of radius sqrt(latent_dim)
     classes: int = 1  # 1: unconditional
     attention_resolutions: tuple[int, ...] = ()  # (): MSG-GAN; (32,): MSG-SAGAN
-    minibatch_stddev: str = "last"  # "last": at 4x4 only, as the public code; "every": each block, as table 7
+    minibatch_stddev: str = "every"  # "every": each block, as table 7; "last": at 4x4 only, as the public code
     phi: str = "simple"  # how the smaller images join D: "simple", "lin_cat" or "cat_lin", see Join
 
     def __post_init__(self) -> None:

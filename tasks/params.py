@@ -23,6 +23,7 @@ PARAMS_FILE = Path("params.yaml")
 GanName = Literal["msg_gan", "msg_sagan"]
 ControlArm = Literal["real", "class_weight", "duplicate", "classic"]
 Arm = Literal[ControlArm, GanName, "classic+msg_sagan"]
+Loss = Literal["relativistic", "relativistic_average_hinge", "non_saturating", "wgan_gp"]
 SYNTHETIC_ARMS: tuple[str, ...] = get_args(GanName)  # named after the generator whose images they add
 CONTROL_ARMS: tuple[str, ...] = get_args(ControlArm)
 GENERATOR_OF = {**{name: name for name in SYNTHETIC_ARMS}, "classic+msg_sagan": "msg_sagan"}  # of arms with synthetic
@@ -120,11 +121,11 @@ class Models(Section):
 class Train(Section):
     width: Annotated[int, Field(ge=8, le=1024)] = 64
     phi: Literal["simple", "lin_cat", "cat_lin"] = "simple"
-    minibatch_stddev: Literal["last", "every"] = "last"
+    minibatch_stddev: Literal["last", "every"] = "every"
     kimg: Annotated[float, Field(gt=0)] = 6.0
     batch: Annotated[int, Field(ge=2)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 0.003
-    loss: Literal["relativistic", "relativistic_average_hinge", "non_saturating", "wgan_gp"] = "relativistic"
+    loss: Loss = "relativistic_average_hinge"
     gamma: Annotated[float, Field(ge=0)] = 10.0
     penalty_interval: Count = 16
     augment_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -160,7 +161,7 @@ class Encoder(Section):
 
 
 class Synthesize(Section):
-    truncation: Annotated[float, Field(gt=0, le=MAX_TRUNCATION)] = 1.2
+    truncation: Annotated[float, Field(gt=0, le=MAX_TRUNCATION)] = 1.1
     max_copies: Annotated[float, Field(ge=0, lt=1)] = 0.2
     seed: Seed = 0
 

@@ -222,7 +222,7 @@ def test_the_champion_draws_images_on_demand(house: Deployed) -> None:
     with zipfile.ZipFile(archive) as packed:
         assert len([name for name in packed.namelist() if name.endswith(".png")]) == 12
     sheet = house.artifacts(run["id"])["contact-sheet"]
-    assert sheet["description"] == "Synthetic images of rare: 12, seed 3, truncation 1.2."
+    assert sheet["description"] == "Synthetic images of rare: 12, seed 3, truncation 1.1."
     assert f"exports/{archive.name}" in sheet["data"]
     assert "data:image/png;base64,iVBOR" in sheet["data"]
     refused = house.run("synthesize", label="nothing")

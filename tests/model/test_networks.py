@@ -56,7 +56,7 @@ def test_networks_of_1024_pixels() -> None:
 )
 def test_phi_decides_how_the_smaller_images_join(phi: str, inputs: list[int]) -> None:
     """Resolution 64: 8 channels from the largest image, 16 below."""
-    config = NetworkConfig(64, width=16, latent_dim=8, phi=phi)
+    config = NetworkConfig(64, width=16, latent_dim=8, phi=phi, minibatch_stddev="last")
     generator, discriminator = both(config)
     state = discriminator.state_dict()
     widths = [state[f"blocks.{block}.first.weight"].shape[1] for block in range(4)]

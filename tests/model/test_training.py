@@ -43,7 +43,7 @@ def test_it_moves_towards_the_data(loss: str) -> None:
 def test_classes_are_told_apart() -> None:
     network = dataclasses.replace(TINY, classes=2)
     images = np.concatenate([films(60, mean=60), films(12, mean=190)])
-    config = dataclasses.replace(SHORT, kimg=1.0, learning_rate=0.01, ema_kimg=0.1)
+    config = dataclasses.replace(SHORT, kimg=2.0, learning_rate=0.01, ema_kimg=0.1)
     generator = train(images, labels(60, 12), network, config)
     assert sample(generator, 1, 32, 0).mean() - sample(generator, 0, 32, 0).mean() > 60
 
