@@ -127,7 +127,7 @@ STUDIES = {
             "attention_resolutions": [32],
         },
         variants={
-            "default": {},
+            "former default": {},
             "batch 8": {"batch": 8},
             "batch 8, learning_rate 0.002": {"batch": 8, "learning_rate": 0.002},
             "loss relativistic_average_hinge": HINGE,
