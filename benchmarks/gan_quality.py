@@ -78,7 +78,7 @@ NIH: dict[str, Any] = {
     "judged": ("no_finding", "pneumonia"),
     "reference": "nih256/labels",
 }
-CLAIM: Settings = {**FORMER, "resolution": 64, "kimg": 8.0, "batch": 4, "learning_rate": 0.003}
+SHORT: Settings = {**FORMER, "resolution": 64, "kimg": 8.0, "batch": 4, "learning_rate": 0.003}  # of most studies
 STUDIES = {
     # The reach of 7 minutes on two cores: run with --jobs 1.
     "seven_minutes": Study(
@@ -125,14 +125,7 @@ STUDIES = {
     ),
     "ablation": Study(
         **IMBALANCED,
-        base={
-            **FORMER,
-            "resolution": 64,
-            "kimg": 6.0,
-            "batch": 4,
-            "learning_rate": 0.003,
-            "attention_resolutions": [32],
-        },
+        base={**SHORT, "kimg": 6.0, "attention_resolutions": [32]},
         variants={
             "former default": {},
             "batch 8": {"batch": 8},
@@ -157,14 +150,7 @@ STUDIES = {
     # The same length, all of it spent on the rare class: a generator a class.
     "ablation_alone": Study(
         **IMBALANCED | {"classes": RARE},
-        base={
-            **FORMER,
-            "resolution": 64,
-            "kimg": 6.0,
-            "batch": 4,
-            "learning_rate": 0.003,
-            "attention_resolutions": [32],
-        },
+        base={**SHORT, "kimg": 6.0, "attention_resolutions": [32]},
         variants={"rare class alone": {}, "rare class alone, augmented": {"augment_target": 0.6}},
     ),
     "claim_kermany": Study(
@@ -172,19 +158,19 @@ STUDIES = {
         classes=KERMANY,
         judged=KERMANY,
         reference="kermany224/labels",
-        base=CLAIM,
+        base=SHORT,
         variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}},
     ),
-    "claim_nih": Study(**NIH, base=CLAIM, variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}}),
+    "claim_nih": Study(**NIH, base=SHORT, variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}}),
     # Where attention helps: at half of the resolution, on smaller images and in narrower networks.
     "claim_nih_32px": Study(
         **NIH,
-        base={**CLAIM, "resolution": 32},
+        base={**SHORT, "resolution": 32},
         variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [16]}},
     ),
     "claim_nih_width_32": Study(
         **NIH,
-        base={**CLAIM, "width": 32},
+        base={**SHORT, "width": 32},
         variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}},
     ),
 }
