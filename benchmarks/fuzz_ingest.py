@@ -36,10 +36,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from benchmarks.tables import table
-from tasks import decode, ingest, workers
-from tasks.params import Ingest
-from tasks.pseudonyms import pseudonym
-from tasks.reading import Fit, Reading
+from tasks.ingest import stage, workers
+from tasks.ingest.films import decode
+from tasks.ingest.films.film import Reading
+from tasks.ingest.pseudonyms import pseudonym
+from tasks.params import Fit, Ingest
 from tests.tasks.films import ENCODINGS, encode, make_film
 
 SECRET = "SECRET"  # in all identifiers of all files: it must turn up nowhere
@@ -828,7 +829,7 @@ def ingest_whole(seed: int, verdicts: list[Verdict]) -> None:
             pd.DataFrame(rows, columns=["path", "patient_id", "label"]).to_csv("labels.csv", index=False)
             os.environ.setdefault("XRAYSYNTH_PSEUDONYM_KEY", "of the campaign")
             params = Ingest(size=SIZE, max_quarantined=1.0, workers=1)
-            counts = ingest.run(source, Path("labels.csv"), Path("curated"), params)
+            counts = stage.run(source, Path("labels.csv"), Path("curated"), params)
             written = b"".join(path.read_bytes() for path in Path("curated").iterdir())
         finally:
             os.chdir(before)

@@ -26,9 +26,10 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from model.config import TrainConfig, has_bf16
-from model.networks import NetworkConfig
-from model.trainer import Trainer
+from model.gan.networks import NetworkConfig
+from model.training.config import TrainConfig
+from model.training.device import has_bf16
+from model.training.trainer import Trainer
 
 FILMS = 256  # what they show does not change the speed
 WARM_UP = 4  # steps before the first window

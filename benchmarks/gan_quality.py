@@ -34,12 +34,12 @@ from PIL import Image
 from scipy.stats import t as student
 
 from benchmarks.tables import table
-from model.config import TrainConfig
-from model.guard import CollapseGuard, warm_up
-from model.networks import Generator, NetworkConfig
-from model.sampling import sample
-from model.training import Tick, train
-from tasks import plots
+from model.gan.networks import Generator, NetworkConfig
+from model.gan.sampling import sample
+from model.training.config import TrainConfig
+from model.training.guard import CollapseGuard, warm_up
+from model.training.loop import Tick, train
+from tasks.pictures import mosaic, picture_png
 
 DATA = Path(os.environ.get("XRAYSYNTH_TESTDATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 ROWS = Path("benchmarks/results/gan_quality.jsonl")
@@ -276,7 +276,7 @@ def one(study_name: str, variant: str, seed: int) -> None:
         fakes, scores[label] = judged(study, generator, label)
         WORK.mkdir(parents=True, exist_ok=True)
         grid = WORK / f"{study_name}-{variant}-{seed}-{label}.png".replace(" ", "_")
-        grid.write_bytes(plots.picture_png(plots.mosaic(fakes[:32], 8)))
+        grid.write_bytes(picture_png(mosaic(fakes[:32], 8)))
     for truncation in study.truncations:
         _, score = judged(study, generator, study.judged[0], truncation)
         curve.append({"kimg": ticks[-1].kimg, "truncation": truncation} | score)

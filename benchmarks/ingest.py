@@ -37,12 +37,12 @@ from pydicom.pixels.processing import apply_rescale, apply_voi_lut
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.tables import table
-from tasks.dicom import RADIOGRAPHS
-from tasks.film import read_film
-from tasks.phantom import radiograph
-from tasks.phantom.anatomy import draw_anatomy, draw_pose
-from tasks.reading import Reading
-from tasks.square import to_square
+from tasks.ingest.films.decode import read_film
+from tasks.ingest.films.film import Reading
+from tasks.ingest.films.header import RADIOGRAPHS
+from tasks.ingest.films.resize import to_square
+from tasks.simulate import radiograph
+from tasks.simulate.anatomy import draw_anatomy, draw_pose
 from tests.tasks.films import ENCODINGS, encode, make_film
 
 ZOO = Path(os.environ.get("XRAYSYNTH_TESTDATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "dicom-zoo"

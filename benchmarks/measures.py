@@ -20,10 +20,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.tables import table
-from model.encoder import FEATURES, Encoder, EncoderConfig, encode, train_encoder
-from model.manifold import kid, manifold
-from model.metrics import MS_SSIM_WEIGHTS, balanced_pairs, frechet_distance, ms_ssim, ms_ssim_pairs, ms_ssim_scales
-from tasks.quality import blur, noise
+from model.measures.encoder import FEATURES, Encoder, EncoderConfig, encode, train_encoder
+from model.measures.manifold import kid, manifold
+from model.measures.similarity import (
+    MS_SSIM_WEIGHTS,
+    balanced_pairs,
+    frechet_distance,
+    ms_ssim,
+    ms_ssim_pairs,
+    ms_ssim_scales,
+)
+from tasks.quality.stage import blur, noise
 
 SIDE, HALF, REPEATS, SEEDS = 64, 300, 4, (0, 1)
 NORMAL, OTHER = "normal", "bacterial_pneumonia"

@@ -18,7 +18,8 @@ from scipy.ndimage import gaussian_filter
 from benchmarks.gan_quality import DATA
 from benchmarks.tables import table
 from model.memorisation import SIGNALS, Memory, Screen, calibrate, thresholds
-from tasks import curated, ingest
+from tasks import image_set
+from tasks.ingest import stage
 from tasks.params import Ingest
 
 SETS = {"Kermany": "kermany224", "NIH": "nih256"}
@@ -68,16 +69,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for title, folder in SETS.items():
             out = Path(name) / folder
-            ingest.run(DATA / folder, DATA / folder / "labels.csv", out, Ingest(max_quarantined=0.9))
-            films = curated.load(out)
+            stage.run(DATA / folder, DATA / folder / "labels.csv", out, Ingest(max_quarantined=0.9))
+            films = image_set.load(out)
             everything.append(films.images)
-            rows += measured(title, *(films.where(split=split) for split in curated.SPLITS))
+            rows += measured(title, *(films.where(split=split) for split in image_set.SPLITS))
     print(table(["films", "images", "all signals", *(f"{signal} alone" for signal in SIGNALS)], rows), "\n")
     print(speed(np.concatenate(everything)))
 
 
 def measured(
-    title: str, train: curated.ImageSet, held_out: curated.ImageSet, test: curated.ImageSet
+    title: str, train: image_set.ImageSet, held_out: image_set.ImageSet, test: image_set.ImageSet
 ) -> list[list[str]]:
     """Rows of the table: shares called copies."""
     memory, groups = Memory(train.images, held_out.images), held_out.manifest["patient_id"].to_numpy()

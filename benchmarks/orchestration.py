@@ -24,7 +24,7 @@ import yaml
 
 from benchmarks.tables import table
 from flows.dag import Node, threads
-from tasks.simulate import simulate
+from tasks.simulate.stage import simulate
 from tests.conftest import ROOT, TINY, Project, copy_project
 
 COMMANDS = {"dvc repro": ("dvc", "repro"), "flow": ("python", "-m", "flows.pipeline", "--cpu-slots", "2")}

@@ -18,11 +18,12 @@ import torch
 import typer
 
 from benchmarks.tables import table
-from model.networks import Generator, NetworkConfig
-from model.storage import save_generator
-from tasks import synthesize
+from model.gan.networks import Generator, NetworkConfig
+from model.gan.storage import save_generator
 from tasks.params import Synthesize, Train
-from tasks.synthesize import Form
+from tasks.synthesize import stage
+from tasks.synthesize.generator import read_generator
+from tasks.synthesize.stage import Form
 
 FORMS: tuple[Form, ...] = ("shards", "png", "dicom")
 NETWORKS: dict[str, tuple[int, ...]] = {"msg_gan": (), "msg_sagan": (32,)}
@@ -60,10 +61,10 @@ def fresh(folder: Path, *attention: int) -> Path:
 
 def timed(folder: Path, out: Path, count: int, form: Form, curated: Path | None) -> float:
     """Seconds to draw and write `count` images of the first class; calibrating the screening is part of it."""
-    classes = synthesize.load(folder)[1]["classes"]
+    classes = read_generator(folder)[1]["classes"]
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):  # no progress
-        synthesize.run(folder, out, {classes[0]: count}, Synthesize(), form, curated)
+        stage.run(folder, out, {classes[0]: count}, Synthesize(), form, curated)
     return time.perf_counter() - start
 
 

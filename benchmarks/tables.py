@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from tasks.comparison import ALWAYS_COMPARED
-from tasks.curated import SPLITS
-from tasks.report import MEASURES
+from tasks.classify.comparison import ALWAYS_COMPARED
+from tasks.image_set import SPLITS
+from tasks.report.stage import MEASURES
 
 REPORTS, MODELS, SYNTHETIC = Path("reports"), Path("models"), Path("data/synthetic")
 

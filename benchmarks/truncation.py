@@ -14,14 +14,17 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.tables import read, spread, table
-from tasks import curated, encoder, params, places, quality, synthesize
-from tasks.arms import training_set
-from tasks.classify import predictions_of
-from tasks.comparison import ALWAYS_COMPARED, PRIMARY, HeldOut, held_out, measure, seeds_of
-from tasks.curated import ImageSet
-from tasks.differences import paired_difference
+from tasks import image_set, params, paths
+from tasks.classify.arms import training_set
+from tasks.classify.comparison import ALWAYS_COMPARED, PRIMARY, HeldOut, held_out, measure, seeds_of
+from tasks.classify.differences import paired_difference
+from tasks.classify.stage import predictions_of
+from tasks.image_set import ImageSet
 from tasks.params import GENERATOR_OF, Params
 from tasks.progress import track
+from tasks.quality import encoder
+from tasks.quality import stage as quality_stage
+from tasks.synthesize import stage as synthesize_stage
 
 SHOWN = ("ms_ssim", "frechet_xray", "precision", "coverage")
 Scenario = tuple[str, float]  # an arm and the truncation of what it adds, 0 for controls
@@ -33,8 +36,8 @@ def draw(plan: dict[str, int], section: Params, values: list[float], scratch: Pa
     for name in sorted({GENERATOR_OF[arm] for arm in section.classify.arms if arm in GENERATOR_OF}):
         for value in values:
             how, out = section.synthesize.model_copy(update={"truncation": value}), scratch / f"{name}-{value}"
-            synthesize.run(places.MODELS / name, out, plan, how, curated_folder=places.CURATED)
-            found[name, value] = curated.load(out)
+            synthesize_stage.run(paths.MODELS / name, out, plan, how, curated_folder=paths.CURATED)
+            found[name, value] = image_set.load(out)
     return found
 
 
@@ -42,12 +45,12 @@ def looked_at(
     real: ImageSet, drawn: dict[Scenario, ImageSet], plan: dict[str, int], section: Params
 ) -> Iterator[list[str]]:
     """A row a generator, truncation and class."""
-    network, _ = encoder.load(places.MODELS / "encoder")
+    network, _ = encoder.load(paths.MODELS / "encoder")
     for label in plan:
         films = real.where(split="train", label=label)
         patients = films.manifest["patient_id"].to_numpy()
         for (name, value), images in drawn.items():
-            found = quality.measure(
+            found = quality_stage.measure(
                 films.images, images.where(label=label).images, network, section.quality, None, patients
             )["measures"]
             yield [name, label, f"{value:g}", *(f"{found[m]['value']:.3g} ({found[m]['floor']:.3g})" for m in SHOWN)]
@@ -91,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--values", type=float, nargs="+", default=[0.8, 1.0, 1.2, 1.4])
     values = parser.parse_args().values
-    section, real, report = params.load(), curated.load(places.CURATED), read(places.IMBALANCE)
+    section, real, report = params.load(), image_set.load(paths.CURATED), read(paths.IMBALANCE)
     plan = {label: count for label, count in report["plan"].items() if count}
     with tempfile.TemporaryDirectory() as scratch:
         drawn = draw(plan, section, values, Path(scratch))

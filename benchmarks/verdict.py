@@ -26,15 +26,15 @@ import pandas as pd
 import torch
 
 from benchmarks.tables import table
-from tasks.arms import Job
-from tasks.classify import Data, held_out_images, train_and_predict
-from tasks.comparison import compare
-from tasks.curated import ImageSet
+from tasks.classify.arms import Job
+from tasks.classify.comparison import compare
+from tasks.classify.stage import Data, held_out_images, train_and_predict
+from tasks.image_set import ImageSet
 from tasks.params import Arm, Classify
-from tasks.phantom import radiograph
-from tasks.phantom.anatomy import draw_anatomy, draw_pose
-from tasks.phantom.disease import Label
-from tasks.verdict import decide
+from tasks.report.verdict import decide
+from tasks.simulate import radiograph
+from tasks.simulate.anatomy import draw_anatomy, draw_pose
+from tasks.simulate.disease import Label
 
 ROWS = Path("benchmarks/results/verdict.jsonl")
 POOL = Path(".xraysynth/benchmarks")

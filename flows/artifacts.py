@@ -1,16 +1,16 @@
 """What a person sees of a run in Prefect's UI: tables of the imbalance and the results, samples, where to read on."""
 
-import base64
 import os
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from tasks.places import IMBALANCE, METRICS, MODELS, REPORT, VERDICT
-from tasks.provenance import read_report
+from tasks.files import flattened, read_report
+from tasks.paths import IMBALANCE, METRICS, MODELS, RAW_DVC, REPORT, VERDICT
+from tasks.pictures import data_uri
+from tasks.provenance import raw_digest
 
 SAMPLES = MODELS / "msg_sagan/samples.png"
 
@@ -25,11 +25,13 @@ def publish() -> None:
         ratio = imbalance.get("imbalance_ratio", "–")
         create_table_artifact(classes, key="imbalance", description=f"Images by class and split. Ratio: {ratio}.")
     results = {"verdict": verdict, "metrics": metrics}
-    rows = [{"of": part, "what": key, "value": value} for part in results for key, value in _leaves(results[part])]
+    leaves = [(part, *leaf) for part in results for leaf in flattened(results[part])]
+    rows = [{"of": of, "what": key, "value": value} for of, key, value in leaves if not isinstance(value, list)]
     if rows:
         create_table_artifact(rows, key="results", description=plain(sentence))
     if SAMPLES.is_file():
-        text = f"![Synthetic radiographs]({data_url(SAMPLES.read_bytes())})"
+        # Markdown, for an image artifact prints its URL in full below the picture; and there is no file server.
+        text = f"![Synthetic radiographs]({data_uri(SAMPLES.read_bytes())})"
         named = " A row a class: " + ", ".join(map(plain, imbalance["classes"])) + "." if imbalance else ""
         create_markdown_artifact(text, key="samples", description=f"Synthetic radiographs, {SAMPLES}.{named}")
     create_markdown_artifact(where_to_read_on(), key="links", description="Where to read on.")
@@ -56,7 +58,7 @@ def where_to_read_on() -> str:
     """The report and the runs in MLflow, in markdown; of a tracking server its address, without what is secret."""
     lines = [f"- the report: `{REPORT}`, in the project's folder" if REPORT.is_file() else "- no report yet"]
     if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
-        from tasks.tracking import server_address  # MLflow is slow to import
+        from tasks.tracking.runs import server_address  # MLflow is slow to import
 
         lines.append(f"- [runs and models in MLflow]({server_address()})")
     else:
@@ -64,23 +66,78 @@ def where_to_read_on() -> str:
     return "\n".join(lines)
 
 
-def data_url(picture: bytes) -> str:
-    """A PNG that travels in the artifact: there is no file server between a run and the UI.
-
-    For markdown, because an image artifact prints its URL in full below the picture, here some 100,000 letters.
-    """
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-
-
 def plain(text: str) -> str:
     """For markdown: names of classes come from the data and must not become links or pictures."""
     return re.sub(r"([!-$&-+\-/<-@\[-^`{-~])", r"\\\1", text)  # of other signs markdown would show the backslash
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Numbers and words of a nested report, each with its dotted name; lists are for the report page."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
-    elif not isinstance(value, list):
-        yield prefix, value
+def story(
+    new: int,
+    drift: dict[str, Any],
+    verdict: dict[str, Any],
+    contest: dict[str, Any] | None,
+    decision: str,
+    pushed: str,
+) -> str:
+    """What happened, in markdown; every word that may come from the data is escaped. `contest`: None without one."""
+    now = "The champion stays; nothing is to be done."
+    if contest and contest["champion"] is None:
+        now = "There is no champion before it to go back to." if contest["promote"] else "There is still no champion."
+    elif contest and contest["promote"]:
+        now = "`xraysynth models rollback` brings the champion before it back."
+    lines = [
+        f"# {plain(capital(decision))}",
+        "",
+        plain(contest["reason"]) if contest else "The verdict is about no generator, so there is none to compare.",
+        "",
+        "## New films",
+        "",
+        f"{new} new or changed films were taken into the snapshot `{raw_digest(RAW_DVC)}`.",
+        "",
+        "## Drift against the champion's data",
+        "",
+        plain(drift.get("sentence", "Not measured.")),
+        *(f"\n**Warning**: {plain(warning)}" for warning in drift.get("warnings", [])),
+        "",
+        "## Do synthetic images help here?",
+        "",
+        plain(verdict.get("sentence", "No verdict.")),
+        "",
+        *(_comparison(contest) if contest else ()),
+        "## And now",
+        "",
+        f"- {now}",
+        "- `xraysynth models list` shows all versions.",
+        f"- data and models to the DVC remote: {pushed}",
+        where_to_read_on(),
+    ]
+    return "\n".join(lines)
+
+
+def _comparison(contest: dict[str, Any]) -> list[str]:
+    """Of the story, what is about two generators."""
+    champion = contest["champion"]
+    opponent = f"the champion, version {champion}" if champion is not None else "no champion"
+    difference = contest["difference"]
+    numbers = "no interval"
+    if difference is not None:
+        ends = (difference[key] for key in ("mean", "low", "high"))
+        mean, low, high = ("–" if value is None else f"{value:+.3f}" for value in ends)
+        numbers = f"{plain(contest['measure'])} {mean} (interval {low} to {high}, margin {contest['margin']:g})"
+    gates = [
+        f"- {plain(name)}: {'passed' if gate['passed'] else '**not passed**'}. {plain(gate['sentence'])}"
+        for name, gate in contest["gates"].items()
+    ]
+    return [
+        f"## Challenger {contest['challenger']} against {opponent}",
+        "",
+        f"On the same current test split: {numbers}.",
+        "",
+        *gates,
+        "",
+    ]
+
+
+def capital(sentence: str) -> str:
+    """With a capital first letter."""
+    return sentence[0].upper() + sentence[1:]

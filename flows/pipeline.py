@@ -26,8 +26,8 @@ from pydantic import Field
 
 from flows import project
 from flows.artifacts import publish
+from flows.commands import Commands, repro
 from flows.dag import Dag, read_dag, share
-from flows.stage import Commands, repro
 from flows.steps import BAD_INPUT, run_step
 from tasks.errors import UserError
 

@@ -12,7 +12,7 @@ from dvc.utils.hydra import apply_overrides
 from filelock import FileLock, Timeout
 
 from tasks.errors import UserError
-from tasks.labels import needs_table
+from tasks.ingest.labels import needs_table
 from tasks.params import PARAMS_FILE, load
 
 LOCK_FILE = Path(".xraysynth/flow.lock")

@@ -12,16 +12,17 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows import project, snapshot
-from flows.artifacts import plain, where_to_read_on
+from flows.artifacts import capital, plain, story
+from flows.commands import Commands, dvc
 from flows.pipeline import Slots, pipeline
-from flows.stage import Commands, dvc
 from flows.steps import BAD_INPUT, run_step
-from tasks.curated import write_json
 from tasks.errors import Unavailable, UserError
-from tasks.labels import needs_table
+from tasks.files import read_report, write_json
+from tasks.ingest.labels import needs_table
 from tasks.params import PARAMS_FILE, Ingest, load
-from tasks.places import CHALLENGER, CONTEST, DRIFT, RAW, RAW_DVC, VERDICT
-from tasks.provenance import raw_digest, read_report
+from tasks.paths import CONTEST, DRIFT, RAW, RAW_DVC, VERDICT
+from tasks.provenance import raw_digest
+from tasks.registry import CHALLENGER
 
 PUSH_FAILED = "`dvc push` failed: run it again by hand, or let the next run do it."
 DELIVERED = Path(".xraysynth/delivered.json")  # source and labels of the last run that took films in
@@ -139,14 +140,14 @@ def _delivered(source: str | None, labels: str | None) -> tuple[Path, Path | Non
 
 def _unfinished() -> str:
     """Why the last attempt is to be finished first; "" where the newest version is of this snapshot and was judged."""
-    from tasks import registry  # MLflow is slow to import
+    from tasks.registry import versions  # MLflow is slow to import
 
     digest = raw_digest(RAW_DVC)
     if not digest:
         return ""  # all films are new
     if NOTHING_TO_REGISTER.is_file() and NOTHING_TO_REGISTER.read_text(encoding="utf-8") == digest:
         return ""
-    newest = next(iter(registry.versions()), None)
+    newest = next(iter(versions.versions()), None)
     if newest is None or newest.tags.get("raw_digest") != digest:
         return "the snapshot has not been learnt from yet"
     contest = read_report(CONTEST)
@@ -175,7 +176,7 @@ def _judged(commands: Commands, new: int, margin: float, seeds: int, push: bool)
         NOTHING_TO_REGISTER.write_text(raw_digest(RAW_DVC), encoding="utf-8")
     pushed = _push(commands) if push else "not asked for"
     text = story(new, read_report(DRIFT), verdict, contest, decision, pushed)
-    create_markdown_artifact(text, key="retrain", description=f"{plain(_capital(decision))}.")
+    create_markdown_artifact(text, key="retrain", description=f"{plain(capital(decision))}.")
     message = f"{decision}: {reason}"
     if pushed == "failed":
         return Failed(message=f"{message} But {PUSH_FAILED}")
@@ -203,74 +204,3 @@ def _step(name: str, command: list[str], commands: Commands) -> None:
     state = run_step(name, command, commands, return_state=True)
     if not state.is_completed():
         raise StepFailed(state)
-
-
-def story(
-    new: int,
-    drift: dict[str, Any],
-    verdict: dict[str, Any],
-    contest: dict[str, Any] | None,
-    decision: str,
-    pushed: str,
-) -> str:
-    """What happened, in markdown; every word that may come from the data is escaped. `contest`: None without one."""
-    now = "The champion stays; nothing is to be done."
-    if contest and contest["champion"] is None:
-        now = "There is no champion before it to go back to." if contest["promote"] else "There is still no champion."
-    elif contest and contest["promote"]:
-        now = "`xraysynth models rollback` brings the champion before it back."
-    lines = [
-        f"# {plain(_capital(decision))}",
-        "",
-        plain(contest["reason"]) if contest else "The verdict is about no generator, so there is none to compare.",
-        "",
-        "## New films",
-        "",
-        f"{new} new or changed films were taken into the snapshot `{raw_digest(RAW_DVC)}`.",
-        "",
-        "## Drift against the champion's data",
-        "",
-        plain(drift.get("sentence", "Not measured.")),
-        *(f"\n**Warning**: {plain(warning)}" for warning in drift.get("warnings", [])),
-        "",
-        "## Do synthetic images help here?",
-        "",
-        plain(verdict.get("sentence", "No verdict.")),
-        "",
-        *(_comparison(contest) if contest else ()),
-        "## And now",
-        "",
-        f"- {now}",
-        "- `xraysynth models list` shows all versions.",
-        f"- data and models to the DVC remote: {pushed}",
-        where_to_read_on(),
-    ]
-    return "\n".join(lines)
-
-
-def _capital(sentence: str) -> str:
-    return sentence[0].upper() + sentence[1:]
-
-
-def _comparison(contest: dict[str, Any]) -> list[str]:
-    """Of the story, what is about two generators."""
-    champion = contest["champion"]
-    opponent = f"the champion, version {champion}" if champion is not None else "no champion"
-    difference = contest["difference"]
-    numbers = "no interval"
-    if difference is not None:
-        ends = (difference[key] for key in ("mean", "low", "high"))
-        mean, low, high = ("–" if value is None else f"{value:+.3f}" for value in ends)
-        numbers = f"{plain(contest['measure'])} {mean} (interval {low} to {high}, margin {contest['margin']:g})"
-    gates = [
-        f"- {plain(name)}: {'passed' if gate['passed'] else '**not passed**'}. {plain(gate['sentence'])}"
-        for name, gate in contest["gates"].items()
-    ]
-    return [
-        f"## Challenger {contest['challenger']} against {opponent}",
-        "",
-        f"On the same current test split: {numbers}.",
-        "",
-        *gates,
-        "",
-    ]

@@ -27,9 +27,9 @@ from urllib.parse import unquote, urlsplit
 import psutil
 
 from flows.services import LOGS, Service, adopt_orphans, adopted, end, parent, reap, tree
-from tasks import tracking
 from tasks.errors import UserError
-from tasks.store import EXPERIMENT, Refused, Store, artifacts_of
+from tasks.tracking import runs as tracking
+from tasks.tracking.store import EXPERIMENT, Refused, Store, artifacts_of
 
 POOL = "xraysynth"
 START_S = 180.0  # a first start makes the tables of both databases

@@ -11,7 +11,7 @@ from dvc.exceptions import OutputNotFoundError
 from dvc.repo import Repo
 
 from tasks.errors import UserError
-from tasks.places import RAW, RAW_DVC
+from tasks.paths import RAW, RAW_DVC
 
 INCOMING = Path(".xraysynth/incoming")
 

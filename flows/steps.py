@@ -12,10 +12,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.stage import Commands
+from flows.commands import Commands
+from tasks.progress import read_line
 
 BAD_INPUT = "BadInput"  # a failed state that another try cannot mend: data, params or dvc.yaml must change
-PROGRESS = re.compile(r"^(?P<what>[^:]+): (?P<done>\d+(?:\.\d+)?)/(?P<total>\d+(?:\.\d+)?)(?: kimg)?, ")
 SECONDS_BETWEEN = 2.0  # reports of progress to the server
 
 
@@ -62,12 +62,12 @@ class Progress:
 
     def read(self, line: str) -> None:
         """Report what a line says of it, if it does and the last report is not just made."""
-        found = PROGRESS.match(line)
-        if found is None or not float(found["total"]):
+        share = read_line(line)
+        if share is None:
             return
-        self._what = f"{found['what']}: {found['done']}/{found['total']}"
+        self._what = share.words
         if time.monotonic() >= self._next:
-            self._report(min(100.0, 100 * float(found["done"]) / float(found["total"])))
+            self._report(share.percent)
             self._next = time.monotonic() + SECONDS_BETWEEN
 
     def done(self) -> None:

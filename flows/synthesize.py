@@ -14,12 +14,13 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.artifacts import data_url, plain
-from flows.stage import Commands
+from flows.artifacts import plain
+from flows.commands import Commands
 from flows.steps import run_step
-from tasks import curated
+from tasks.files import written_whole
 from tasks.params import MAX_TRUNCATION
-from tasks.places import CHAMPION
+from tasks.pictures import data_uri
+from tasks.registry import CHAMPION
 
 EXPORTS = Path("exports")
 SHOWN, COLUMNS = 40, 8  # images on the contact sheet
@@ -60,11 +61,11 @@ def synthesize(
             return Failed(message=state.message, name=state.name)
         files = sorted(images.rglob(f"*{ENDINGS[format]}"))
         archive = EXPORTS / f"{_slug(label)}-{len(files)}-{format}-seed{seed}-{str(flow_run.id)[:8]}.zip"
-        with curated.written_whole(archive) as path, zipfile.ZipFile(path, "w") as packed:  # they are compressed
+        with written_whole(archive) as path, zipfile.ZipFile(path, "w") as packed:  # they are compressed
             for file in sorted(path for path in images.rglob("*") if path.is_file()):
                 packed.write(file, file.relative_to(images))
         text = f"`{archive}`, in the project's folder, holds {len(files)} images."
-        text += f"\n\n![Contact sheet]({data_url(contact_sheet(files[:SHOWN]))})"
+        text += f"\n\n![Contact sheet]({data_uri(contact_sheet(files[:SHOWN]))})"
         drawn = json.loads((images / "dataset.json").read_text(encoding="utf-8"))
     what = f"Synthetic images of {plain(label)}: {len(files)}, seed {seed}, truncation {drawn['truncation']:g}."
     create_markdown_artifact(text, key="contact-sheet", description=what)
@@ -77,12 +78,12 @@ def contact_sheet(files: list[Path]) -> bytes:
     import pydicom
     from PIL import Image
 
-    from tasks import plots
+    from tasks.pictures import mosaic, picture_png
 
     def pixels(file: Path) -> np.ndarray:
         return pydicom.dcmread(file).pixel_array if file.suffix == ".dcm" else np.asarray(Image.open(file))
 
-    return plots.picture_png(plots.mosaic([pixels(file) for file in files], COLUMNS))
+    return picture_png(mosaic([pixels(file) for file in files], COLUMNS))
 
 
 def _slug(label: str) -> str:

@@ -15,10 +15,8 @@ import typer
 
 from tasks import params as params_module
 from tasks.errors import UserError
-from tasks.models_cli import app as models_app
 from tasks.params import SYNTHETIC_ARMS, GanName
-from tasks.places import (
-    ALIASES,
+from tasks.paths import (
     CURATED,
     DOWNSTREAM,
     ENCODER,
@@ -33,6 +31,8 @@ from tasks.places import (
     SYNTHETIC,
     VERDICT,
 )
+from tasks.registry import ALIASES
+from tasks.registry.cli import app as models_app
 
 OWN = (CURATED, SYNTHETIC, MODELS, REPORT.parent, Path(".xraysynth"))  # written by stages, under names of their own
 
@@ -62,7 +62,7 @@ def simulate(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Write a simulated archive of chest radiographs (DICOM) and its labels."""
-    from tasks import simulate as stage
+    from tasks.simulate import stage
 
     films = stage.simulate(out, patients, seed)
     counts = ", ".join(f"{n} {label}" for label, n in films["label"].value_counts().items())
@@ -81,8 +81,8 @@ def ingest(
     params: ParamsFile = params_module.PARAMS_FILE,
 ) -> None:
     """Curate radiographs: decode, resize, pseudonymise, split by patient; refuse with a reason."""
-    from tasks import ingest as stage
-    from tasks.labels import needs_table
+    from tasks.ingest import stage
+    from tasks.ingest.labels import needs_table
 
     section = _params(params).ingest
     beside = source and (source / "labels.csv" if needs_table(section.label_format) else source)
@@ -104,7 +104,7 @@ def imbalance(curated: Curated = CURATED, params: ParamsFile = params_module.PAR
 @app.command()
 def train(name: GanName, curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
     """Train one generator on the train split."""
-    from tasks import train as stage
+    from tasks.train import stage
 
     loaded = _params(params)
     stage.run(name, curated, MODELS / name, loaded.train, getattr(loaded.models, name))
@@ -113,7 +113,7 @@ def train(name: GanName, curated: Curated = CURATED, params: ParamsFile = params
 @app.command()
 def encoder(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
     """Learn the features of frechet_xray from the train split."""
-    from tasks import encoder as stage
+    from tasks.quality import encoder as stage
 
     result = stage.run(curated, ENCODER, _params(params).encoder)
     print(f"encoder: loss {result['loss']} after {result['steps']} steps (1 is knowing nothing)")
@@ -149,16 +149,18 @@ def synthesize(
     params: ParamsFile = params_module.PARAMS_FILE,
 ) -> None:
     """Draw synthetic images: what the plan asks for, or COUNT images of one class. Copies of films are left out."""
-    from tasks import synthesize as stage
+    from tasks.imbalance import planned
+    from tasks.synthesize import stage
+    from tasks.synthesize.generator import learnt_from
 
     if count and label is None:
         raise UserError("--count says how many images of one class; name it with --label")
     given = {name: value for name, value in (("seed", seed), ("truncation", truncation)) if value is not None}
     section = _params(params).synthesize.model_copy(update=given)
-    plan = {label: count or 100} if label is not None else stage.planned(IMBALANCE)
+    plan = {label: count or 100} if label is not None else planned(IMBALANCE)
     target = out or SYNTHETIC / Path(model).name
     with _model_folder(model) as folder:
-        against = curated or (CURATED if stage.learnt_from(folder, CURATED) else None)
+        against = curated or (CURATED if learnt_from(folder, CURATED) else None)
         screening = stage.run(folder, target, plan, section, form, against)
     if screening["note"]:
         print(screening["note"])
@@ -169,9 +171,9 @@ def synthesize(
 @contextmanager
 def _model_folder(model: str) -> Iterator[Path]:
     if model in ALIASES:
-        from tasks import registry
+        from tasks.registry import versions
 
-        with registry.generator(model) as folder:
+        with versions.generator(model) as folder:
             yield folder
     else:
         yield MODELS / model if model in SYNTHETIC_ARMS else Path(model)
@@ -180,7 +182,7 @@ def _model_folder(model: str) -> Iterator[Path]:
 @app.command()
 def quality(name: GanName, curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
     """Measure synthetic images against real ones, beside the floor of real against real."""
-    from tasks import quality as stage
+    from tasks.quality import stage
 
     result = stage.run(name, curated, SYNTHETIC / name, ENCODER, QUALITY / f"{name}.json", _params(params).quality)
     for label, entry in result["classes"].items():
@@ -192,7 +194,7 @@ def quality(name: GanName, curated: Curated = CURATED, params: ParamsFile = para
 @app.command()
 def classify(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
     """Train classifiers with and without synthetic images and compare them on real patients."""
-    from tasks import classify as stage
+    from tasks.classify import stage
 
     folders = {name: SYNTHETIC / name for name in SYNTHETIC_ARMS}
     result = stage.run(curated, folders, IMBALANCE, DOWNSTREAM, PREDICTIONS, _params(params).classify)
@@ -205,7 +207,7 @@ def classify(curated: Curated = CURATED, params: ParamsFile = params_module.PARA
 @app.command()
 def report(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
     """Write the page and the verdict."""
-    from tasks import report as stage
+    from tasks.report import stage
 
     inputs = stage.Inputs(
         curated=curated,

@@ -11,7 +11,8 @@ import imagecodecs
 import torch
 from PIL.features import version as pil_version
 
-from tasks import spool, tracking
+from tasks.tracking import runs as tracking
+from tasks.tracking import spool
 
 
 @dataclass(frozen=True)

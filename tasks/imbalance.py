@@ -1,12 +1,16 @@
 """Stage `imbalance`: how uneven the classes are, and how many images of which class to synthesise."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from tasks import curated, plots
-from tasks.curated import SPLITS
+from tasks import image_set, imbalance, plots
+from tasks.errors import UserError
+from tasks.files import write_json, written_whole
+from tasks.image_set import SPLITS
 from tasks.params import Imbalance
 
 
@@ -15,16 +19,16 @@ def run(curated_folder: Path, report: Path, plots_folder: Path, params: Imbalanc
 
     The plan and every figure that leads to it come from the train split alone.
     """
-    images = curated.load(curated_folder)
+    images = image_set.load(curated_folder)
     result = analyse(images.manifest, images.classes, params)
-    with curated.written_whole(plots_folder) as folder:
+    with written_whole(plots_folder) as folder:
         folder.mkdir()
         train = {label: entry["images"]["train"] for label, entry in result["classes"].items()}
         table = pd.DataFrame({"label": list(train), "real": list(train.values())})
         table["planned"] = table["real"] + table["label"].map(result["plan"]).fillna(0).astype(int)
         table.to_csv(folder / "counts.csv", index=False)
-        (folder / "counts.png").write_bytes(plots.png(plots.class_counts(train, result["plan"])))
-    curated.write_json(report, result)
+        (folder / "counts.png").write_bytes(plots.png(imbalance.class_counts(train, result["plan"])))
+    write_json(report, result)
     return result
 
 
@@ -53,3 +57,33 @@ def analyse(manifest: pd.DataFrame, classes: list[str], params: Imbalance) -> di
         "rare": rare,
         "plan": {label: n for label, n in missing.items() if n > 0},
     }
+
+
+def planned(imbalance_report: Path) -> dict[str, int]:
+    """The plan of the stage `imbalance`: how many images of which class. Raises UserError where there is none."""
+    try:
+        plan: dict[str, int] = json.loads(imbalance_report.read_text(encoding="utf-8"))["plan"]
+        if all(isinstance(count, int) and count >= 0 for count in plan.values()):
+            return plan
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise UserError(f"{imbalance_report} holds no plan; run `xraysynth imbalance`, or name a class with --label")
+
+
+def class_counts(counts: dict[str, int], plan: dict[str, int]) -> Figure:
+    """Bars of the train images of each class, and of those that the plan adds."""
+    names = sorted(counts, key=lambda name: -counts[name])
+    figure, (axes,) = plots.new_figure(height=0.9 + 0.5 * len(names))
+    real = [counts[name] for name in names]
+    added = [plan.get(name, 0) for name in names]
+    axes.barh(names, real, color=plots.BLUE, label="real")
+    if any(added):
+        axes.barh(names, added, left=real, color=plots.ORANGE, label="to synthesise")
+    for k, (n, extra) in enumerate(zip(real, added, strict=True)):
+        axes.text(n + extra, k, f" {n}" + (f" + {extra}" if extra else ""), va="center")
+    axes.margins(x=0.12)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("images in the train split")
+    figure.legend(loc="outside upper left", ncols=2)
+    return figure

@@ -14,12 +14,12 @@ from pydantic import (
 )
 
 from tasks.errors import UserError
-from tasks.labels import LabelFormat
-from tasks.reading import Fit
-from tasks.workers import ExecutorName
 
 PARAMS_FILE = Path("params.yaml")
 
+LabelFormat = Literal["table", "folder", "dicom_tag", "chestxray14", "rsna", "vindr", "covid19_radiography", "kermany"]
+Fit = Literal["pad", "crop", "stretch"]
+ExecutorName = Literal["processes", "dask"]
 GanName = Literal["msg_gan", "msg_sagan"]
 ControlArm = Literal["real", "class_weight", "duplicate", "classic"]
 Arm = Literal[ControlArm, GanName, "classic+msg_sagan"]

@@ -53,8 +53,3 @@ def raw_digest(dvc_file: Path) -> str:
         return str(yaml.safe_load(dvc_file.read_text(encoding="utf-8"))["outs"][0]["md5"])
     except (FileNotFoundError, KeyError, IndexError, TypeError):
         return ""
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """A report of a stage; empty where it was not made."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

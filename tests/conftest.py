@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.simulate import simulate
+from tasks.simulate.stage import simulate
 from tests.canaries import Archive
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -29,9 +29,9 @@ import yaml
 from PIL import Image
 from pyarrow import parquet  # type: ignore[import-untyped]
 
-from tasks import curated
+from tasks import image_set
 from tasks.errors import UserError
-from tasks.labels import read_labels
+from tasks.ingest.labels import read_labels
 from tests import canaries
 from tests.canaries import DATE, DIGITS, MARK, PATH_MARK, TIME
 from tests.conftest import TinyProject
@@ -282,7 +282,7 @@ def test_the_archive_is_full_of_canaries_and_goes_every_way(tiny_project: TinyPr
     assert sum(count for number, count in texts.items() if number > 100) > 50
     assert max(texts) > 3000
     refused = pd.read_csv(folder / "quarantine.csv")
-    assert len(curated.load(folder).manifest) == planted.taken
+    assert len(image_set.load(folder).manifest) == planted.taken
     assert set(refused["reason"]) == planted.refused
     assert len(refused) == len(planted.films) - planted.taken
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks import curated, decode, ingest
-from tasks.film import read_film
+from tasks import image_set
+from tasks.ingest import stage
+from tasks.ingest.films import decode
+from tasks.ingest.films.decode import read_film
+from tasks.ingest.films.film import Reading
+from tasks.ingest.films.resize import to_square
 from tasks.params import Ingest
-from tasks.reading import Reading
-from tasks.square import to_square
 
 DATA = Path(os.environ.get("XRAYSYNTH_TESTDATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -25,11 +27,11 @@ def part(name: str) -> Path:
 def test_kermany_is_curated_and_split_by_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = part("kermany224")
     monkeypatch.chdir(tmp_path)
-    counts = ingest.run(source, source / "labels_imbalanced.csv", tmp_path / "curated", Ingest(max_quarantined=0.8))
+    counts = stage.run(source, source / "labels_imbalanced.csv", tmp_path / "curated", Ingest(max_quarantined=0.8))
     assert counts["inputs"] == counts["curated"] + counts["quarantined"]
     assert counts["curated"] == 1474  # 1,341 normal and 134 viral, one of them twice
     assert counts["reasons"]["duplicate"] == 1
-    manifest = curated.load(tmp_path / "curated").manifest
+    manifest = image_set.load(tmp_path / "curated").manifest
     assert (manifest.groupby("patient_id")["split"].nunique() == 1).all()
 
 

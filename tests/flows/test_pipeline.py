@@ -24,9 +24,9 @@ from prefect.client.orchestration import get_client  # isort: skip
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter  # isort: skip
 from prefect.client.schemas.objects import Artifact, State, TaskRun  # isort: skip
 
+from flows.commands import Commands, Outcome
 from flows.dag import Node, read_dag, share, threads
 from flows.pipeline import pipeline
-from flows.stage import Commands, Outcome
 from flows.steps import run_step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -320,7 +320,7 @@ def test_what_a_stage_starts_in_sessions_of_its_own_ends_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As torchrun's workers: one tidies up when it is asked to end, one will not hear of it."""
-    monkeypatch.setattr("flows.stage.GRACE_S", 1.0)
+    monkeypatch.setattr("flows.commands.GRACE_S", 1.0)
     monkeypatch.chdir(tmp_path)
     worker = "setsid sh -c 'trap \"%s\" TERM; echo $$ > %s; while :; do sleep 0.1; done' & "
     script = worker % ("touch tidied; exit", "one") + worker % ("", "other") + "wait"

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from tasks import tracking
+from tasks.tracking import runs
 from tests.services import free_port, mlflow_server, postgres, prefect_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ def test_mlflow_keeps_its_runs_there(database: str, tmp_path: Path, monkeypatch:
     port = free_port()
     with mlflow_server(port, tmp_path, store=f"postgresql://{database}/mlflow"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-        with tracking.tracked("stage", {"a": 1}, "0" * 64) as run:
+        with runs.tracked("stage", {"a": 1}, "0" * 64) as run:
             run.metrics({"loss": 0.5}, step=3)
     assert rows(database, "mlflow", "SELECT name, status FROM runs") == [("stage", "FINISHED")]
     assert rows(database, "mlflow", "SELECT key, value, step FROM metrics") == [("loss", 0.5, 3)]
@@ -46,7 +46,7 @@ def test_a_stage_may_write_there_without_a_server(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://{database}/mlflow")
-    with tracking.tracked("direct", {}, "0" * 64) as run:
+    with runs.tracked("direct", {}, "0" * 64) as run:
         run.metrics({"loss": 0.25})
     assert ("direct", "FINISHED") in rows(database, "mlflow", "SELECT name, status FROM runs")
 

@@ -19,13 +19,15 @@ from prefect.client.schemas.objects import State  # isort: skip
 from prefect.states import Completed, Failed  # isort: skip
 
 from flows import project, snapshot  # isort: skip
+from flows.artifacts import story
+from flows.commands import Commands
 from flows.pipeline import pipeline
-from flows.retrain import retrain, story
-from flows.stage import Commands
-from tasks import curated, registry
+from flows.retrain import retrain
 from tasks.errors import Unavailable, UserError
-from tasks.places import CONTEST, RAW_DVC, VERDICT
+from tasks.files import write_json
+from tasks.paths import CONTEST, RAW_DVC, VERDICT
 from tasks.provenance import raw_digest
+from tasks.registry import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -273,7 +275,7 @@ class House:
         self.steps: list[list[str]] = []
         self.fails = ""  # the step that does
         self.contest: dict[str, object] = {"champion": 1, "promote": True, "reason": "Better.", "margin": 0.0}
-        self.versions: list[registry.Version] = []
+        self.versions: list[versions.Version] = []
         self.stories: list[str] = []
 
     def pipeline(self, source: str, labels: str, **_: object) -> State[None]:
@@ -289,10 +291,10 @@ class House:
             subprocess.run(command, check=True)
         elif name == "register":
             number, tags = len(self.versions) + 2, {"raw_digest": raw_digest(RAW_DVC)}
-            self.versions.insert(0, registry.Version(number, ("challenger",), datetime.now(UTC), tags))
+            self.versions.insert(0, versions.Version(number, ("challenger",), datetime.now(UTC), tags))
         elif name == "contest":
             new = {"challenger": self.versions[0].number, "measure": "rare_auprc", "difference": None, "gates": {}}
-            curated.write_json(CONTEST, self.contest | new)
+            write_json(CONTEST, self.contest | new)
         elif name == "promote":
             self.versions[0] = dataclasses.replace(self.versions[0], aliases=("champion",))
         return Completed()
@@ -310,7 +312,7 @@ def house(monkeypatch: pytest.MonkeyPatch) -> House:
     for name in ("pipeline", "run_step"):
         monkeypatch.setattr(f"flows.retrain.{name}", getattr(house, name))
     monkeypatch.setattr("flows.retrain.create_markdown_artifact", lambda text, **_: house.stories.append(text))
-    monkeypatch.setattr(registry, "versions", lambda: house.versions)
+    monkeypatch.setattr(versions, "versions", lambda: house.versions)
     return house
 
 
@@ -327,7 +329,7 @@ class TestARun:
 
     def says(self, verdict: dict[str, str]) -> None:
         Path("reports").mkdir(exist_ok=True)
-        curated.write_json(VERDICT, verdict)
+        write_json(VERDICT, verdict)
 
     def test_promotes_against_the_version_that_was_compared_with_and_pushes(self, house: House) -> None:
         self.says({"verdict": "helps", "sentence": "Yes.", "candidate": "msg_gan"})
@@ -384,7 +386,7 @@ class TestARun:
         house.fails = "promote"
         assert retrain(min_new_images=1, return_state=True).is_failed()
         house.fails = ""
-        registry.versions()[0] = dataclasses.replace(registry.versions()[0], aliases=("champion",))  # by hand
+        versions.versions()[0] = dataclasses.replace(versions.versions()[0], aliases=("champion",))  # by hand
         house.did()
         assert retrain(min_new_images=1, return_state=True).is_completed()
         assert house.did() == ["push"]
@@ -396,7 +398,7 @@ class TestARun:
         def away() -> None:
             raise Unavailable("MLflow's registry cannot be used")
 
-        monkeypatch.setattr(registry, "versions", away)
+        monkeypatch.setattr(versions, "versions", away)
         assert retrain(min_new_images=1, return_state=True).name == "Failed"  # not BadInput: it may pass
 
 

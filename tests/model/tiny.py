@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from model.config import TrainConfig
-from model.networks import NetworkConfig
+from model.gan.networks import NetworkConfig
+from model.training.config import TrainConfig
 
 TINY = NetworkConfig(resolution=8, width=8, latent_dim=8)
 SHORT = TrainConfig(kimg=0.08, batch=8, tick_kimg=0.04, device="cpu")

@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks import curated, imbalance, plots, quality
-from tasks.curated import ImageSet
+from tasks import image_set, imbalance, plots
+from tasks.files import write_json
+from tasks.image_set import ImageSet
 from tasks.params import Imbalance
-from tasks.report import Inputs
+from tasks.pictures import mosaic, picture_png
+from tasks.quality import stage
+from tasks.report.stage import Inputs
+from tasks.train import card
 from tests.tasks.sets import write_set
 
 GANS = ("msg_gan", "msg_sagan")
@@ -31,14 +35,14 @@ def write_results(
     `draw(real, label, n)` gives n synthetic images of a class."""
     rng = np.random.default_rng(seed)
     real = real or write_set(folder / "curated")
-    images = curated.load(real)
+    images = image_set.load(real)
     plan = imbalance.analyse(images.manifest, images.classes, params or Imbalance())
-    curated.write_json(folder / "reports/imbalance.json", plan)
+    write_json(folder / "reports/imbalance.json", plan)
     for number, name in enumerate(GANS):
         _synthetic(folder / "synthetic" / name, images, plan["plan"], rng, draw or _noised)
         _model(folder / "models" / name, images, rng, attention=number == 1)
-        curated.write_json(folder / f"reports/quality/{name}.json", _quality(name, list(plan["plan"]), rng))
-    curated.write_json(folder / "reports/downstream.json", downstream(images, plan["rare"], rng))
+        write_json(folder / f"reports/quality/{name}.json", _quality(name, list(plan["plan"]), rng))
+    write_json(folder / "reports/downstream.json", downstream(images, plan["rare"], rng))
     return Inputs(
         curated=real,
         synthetic={name: folder / "synthetic" / name for name in GANS},
@@ -64,7 +68,7 @@ def _synthetic(
     draw: Callable[[ImageSet, str, int], np.ndarray],
 ) -> None:
     folder.mkdir(parents=True)
-    writer, rows, pairs, worst = curated.ShardWriter(folder), [], [], []
+    writer, rows, pairs, worst = image_set.ShardWriter(folder), [], [], []
     classes = {}
     for label, count in plan.items():
         removed = int(rng.integers(1, 4))
@@ -87,7 +91,7 @@ def _synthetic(
     }
     np.save(folder / "worst_pairs.npy", np.array(pairs, dtype=np.uint8))
     manifest = pd.DataFrame(rows, columns=["image_id", "label", "shard", "row"])
-    curated.save_index(folder, manifest, real.classes, real.images.shape[1], writer, screening=screening)
+    image_set.save_index(folder, manifest, real.classes, real.images.shape[1], writer, screening=screening)
 
 
 def _model(folder: Path, real: ImageSet, rng: np.random.Generator, attention: bool) -> None:
@@ -106,14 +110,14 @@ def _model(folder: Path, real: ImageSet, rng: np.random.Generator, attention: bo
     history.to_csv(folder / "history.csv", index=False)
     films = np.concatenate([real.where(split="train", label=label).images[:8] for label in real.classes])
     for name in ("samples", "interpolation"):
-        (folder / f"{name}.png").write_bytes(plots.picture_png(plots.mosaic(films, 8)))
+        (folder / f"{name}.png").write_bytes(picture_png(mosaic(films, 8)))
     if attention:
         points = ((0.35, 0.3), (0.35, 0.7), (0.6, 0.5), (0.9, 0.1))
         rows = [
             (f"{label}\n32×32 px\ngamma 0.21", films[8 * k], rng.random((4, 16, 16)) ** 4)
             for k, label in enumerate(real.classes)
         ]
-        (folder / "attention.png").write_bytes(plots.png(plots.attention(rows, points), dpi=100))
+        (folder / "attention.png").write_bytes(plots.png(card.attention_figure(rows, points), dpi=100))
 
 
 def varied(
@@ -155,7 +159,7 @@ def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str
     return {
         "model": name,
         "ms_ssim_scales": 3,
-        "intervals": quality.INTERVALS.format(repeats=10),
+        "intervals": stage.INTERVALS.format(repeats=10),
         "extractors": {"frechet_xray": "An encoder learnt from the train split.", "inception": "Not used: no weights."},
         "classes": {
             label: {"images": entry, "measures": {m: found(*facts) for m, facts in measures.items()}}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tasks import curated
+from tasks import image_set
 
 CLASSES = ["normal", "rare"]
 NORMAL_DISC = 20.0
@@ -23,7 +23,7 @@ def write_set(folder: Path, seed: int = 0, side: int = 32, images: int = 75, dis
     """A curated set, by default of 60 normal and 15 rare images, the rare ones with a bright disc; every patient has
     one image."""
     rng = np.random.default_rng(seed)
-    writer, rows = curated.ShardWriter(folder), []
+    writer, rows = image_set.ShardWriter(folder), []
     folder.mkdir(parents=True)
     for k in range(images):
         label = CLASSES[k % 5 == 0]
@@ -32,5 +32,5 @@ def write_set(folder: Path, seed: int = 0, side: int = 32, images: int = 75, dis
         rows.append([f"i{k}", f"p{k}", label, split, shard, row])
     manifest = pd.DataFrame(rows, columns=["image_id", "patient_id", "label", "split", "shard", "row"])
     counts = {"inputs": images, "curated": images, "quarantined": 0, "reasons": {}}
-    curated.save_index(folder, manifest, CLASSES, side, writer, **counts)
+    image_set.save_index(folder, manifest, CLASSES, side, writer, **counts)
     return folder

@@ -6,10 +6,10 @@ from typing import get_args
 import pytest
 import yaml
 
-from model.config import TrainConfig
-from model.layers import GROUP
-from model.losses import LOSSES
-from model.networks import NetworkConfig
+from model.gan.layers import GROUP
+from model.gan.networks import NetworkConfig
+from model.training.config import TrainConfig
+from model.training.losses import LOSSES
 from tasks import params
 from tasks.errors import UserError
 

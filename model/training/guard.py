@@ -1,0 +1,194 @@
+"""Collapse guard: tells at each tick whether a generator has lost its variety, its likeness to films or its numbers.
+
+The idea is that of arXiv 2308.02505 and 2405.20987: MS-SSIM of synthetic pairs is read against that of real pairs of
+the same class, and beside it a Fréchet distance. A mean of MS-SSIM hides a generator of few modes, and in a short
+healthy training it lies far above that of real pairs; so the alarm counts the pairs that are all but one image.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from model.gan.networks import Generator
+from model.gan.sampling import latents, render
+from model.measures.similarity import WINDOW, frechet_distance, ms_ssim_pairs, twins_above
+
+SIDE = 64  # larger images are averaged down to this first, so that a tick costs the same at any size
+REAL, SYNTHETIC = 320, 64  # images looked at, of a class
+ALL_SYNTHETIC, ALL_PAIRS = 192, 768  # of all classes together: with many classes less of each, which bounds the time
+TWINS = 0.2  # share of twins that is still healthy: that of five modes of equal size
+WARM_UP, SHORTEST = 20.0, 2.0  # kimg, in which a generator may still be all alike
+NEAR, WORSE = 1.2, 4.0  # times the lowest Fréchet distance so far: still as good; much worse
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one tick found; the figures of a generator whose weights are not finite are NaN."""
+
+    kimg: float
+    ms_ssim: dict[str, float]  # by class, the mean of synthetic pairs: 1 is one image only
+    ms_ssim_real: dict[str, float]  # the same of real pairs
+    twins: dict[str, float]  # by class, the share of synthetic pairs that are all but one image
+    frechet: float  # mean of the classes, in `features` of unit variance: never to be called FID
+    frechet_floor: float  # the same between halves of the real images, which are fewer where a class is small
+    alarm: str | None  # a sentence: the training has failed
+    best: bool  # nothing is amiss, it is varied, and `frechet` is the lowest so far
+
+
+class CollapseGuard:
+    """Compares a generator with the real images uint8 (N, H, W), labels int (N,), that it learns from.
+
+    `classes` names the labels. Two things can be amiss: pairs of a class that are all but one image, while the Fréchet
+    distance is no longer near its lowest; or that distance alone, much above its lowest. Neither is looked for until
+    the images were once nearer to films than one film repeated is, so that an untrained generator raises no alarm; but
+    one that is all alike after `warmup_kimg` does. An alarm takes `patience` ticks on end, or at once a weight that is
+    not finite. Raises ValueError for a class without images.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        classes: Sequence[str],
+        warmup_kimg: float = WARM_UP,
+        patience: int = 2,
+    ) -> None:
+        self.classes, self.warmup_kimg, self.patience = tuple(classes), warmup_kimg, patience
+        self.count = min(SYNTHETIC, max(ALL_SYNTHETIC // len(self.classes), 16))
+        sizes = [int((labels == label).sum()) for label in range(len(self.classes))]
+        if 0 in sizes:
+            raise ValueError(f"no images of class {self.classes[sizes.index(0)]!r} to compare a generator with")
+        films = [_some(images, np.flatnonzero(labels == label)) for label in range(len(self.classes))]
+
+        raw = [features(some) for some in films]
+        every = np.concatenate(raw)
+        self.centre, self.spread = every.mean(0), every.std(0).clip(0.05)
+        self.real = [self._scaled(some) for some in raw]
+        self.floor = float(np.mean([frechet_distance(some[::2], some[1::2]) for some in self.real]))
+        # One film repeated has none of the variance, which is 1 a feature.
+        self.one_film = max(float(every.shape[1]), self.floor)
+
+        count = max(ALL_PAIRS // len(films), 64)
+        pairs = [ms_ssim_pairs(some[: max(size, 2)], count) for some, size in zip(films, sizes, strict=True)]
+        self.ms_ssim_real = self._named([float(values.mean()) for values in pairs])
+        self.alike = [twins_above(values) for values in pairs]
+        # A generator that knows n images by heart repeats itself in 1 / n of the pairs; more, if some come more often.
+        self.allowed = [min(TWINS + 2 / size, 1.0) for size in sizes]
+
+        self.lowest = math.inf
+        self.streaks: dict[str, int] = {}  # what is amiss, and for how many ticks
+
+    def check(self, generator: Generator, kimg: float) -> Reading:
+        """Look at the averaged generator in eval mode, on any device, after `kimg`; always at the same latents."""
+        if not all(torch.isfinite(weight).all() for weight in generator.parameters()):
+            nothing = self._named([math.nan] * len(self.classes))
+            broken = "a weight of the generator is not a finite number"
+            return Reading(kimg, nothing, self.ms_ssim_real, nothing, math.nan, self.floor, broken, best=False)
+        images = [small(_drawn(generator, label, self.count)) for label in range(len(self.classes))]
+        pairs = [ms_ssim_pairs(some, 4 * self.count) for some in images]
+        twins = [float((values > alike).mean()) for values, alike in zip(pairs, self.alike, strict=True)]
+        fakes = [self._scaled(features(some)) for some in images]
+        frechet = float(np.mean([frechet_distance(*both) for both in zip(self.real, fakes, strict=True)]))
+
+        amiss = self._amiss(twins, frechet, kimg)
+        self.streaks = {what: self.streaks.get(what, 0) + 1 for what in amiss}
+        alarm = next((amiss[what] for what, ticks in self.streaks.items() if ticks >= self.patience), None)
+        varied = all(share <= allowed for share, allowed in zip(twins, self.allowed, strict=True))
+        best = varied and not amiss and frechet < self.lowest
+        self.lowest = frechet if best else self.lowest
+        return Reading(
+            kimg,
+            self._named([float(values.mean()) for values in pairs]),
+            self.ms_ssim_real,
+            self._named(twins),
+            frechet,
+            self.floor,
+            alarm,
+            best,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What the ticks have left behind, as JSON knows it (a lowest distance of none so far is None)."""
+        lowest = self.lowest if math.isfinite(self.lowest) else None
+        return {"lowest": lowest, "streaks": dict(self.streaks)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from `state()` of a guard of the same images."""
+        self.lowest = math.inf if state["lowest"] is None else state["lowest"]
+        self.streaks = dict(state["streaks"])
+
+    def _amiss(self, twins: list[float], frechet: float, kimg: float) -> dict[str, str]:
+        """All that is amiss, a sentence each."""
+        amiss = {}
+        learnt = self.lowest < self.one_film
+        if kimg >= self.warmup_kimg or (learnt and frechet > NEAR * self.lowest):
+            for name, share, allowed in zip(self.classes, twins, self.allowed, strict=True):
+                if share > allowed:
+                    amiss[f"variety of {name}"] = (
+                        f"the generator repeats itself: {share:.0%} of pairs of class {name!r} are all but one image, "
+                        f"and {allowed:.0%} would still be healthy"
+                    )
+        if learnt and frechet > max(WORSE * self.lowest, 2 * self.one_film):
+            amiss["likeness"] = (
+                f"the generator has got worse: its Fréchet distance from the real images is {frechet:.3g}, "
+                f"after {self.lowest:.3g} at its best"
+            )
+        return amiss
+
+    def _scaled(self, values: np.ndarray) -> np.ndarray:
+        return (values - self.centre) / self.spread
+
+    def _named(self, values: list[float]) -> dict[str, float]:
+        return dict(zip(self.classes, values, strict=True))
+
+
+def warm_up(kimg: float) -> float:
+    """The `warmup_kimg` of a training of `kimg`: half of it if that is less than WARM_UP, but at least SHORTEST.
+
+    A generator that is all alike from the first tick is found in the second half. So early as SHORTEST a healthy one
+    may not have parted from its mean image yet.
+    """
+    return max(min(WARM_UP, kimg / 2), SHORTEST)
+
+
+def features(images: np.ndarray) -> np.ndarray:
+    """(N, D) float64 of images (N, H, H) uint8, H a power of two; 32 numbers an image of 64 px.
+
+    In each octave of a Laplacian pyramid (Burt and Adelson 1983) the mean log contrast of the four quarters, which
+    blur lowers and noise raises, and at last the brightness in 4 x 4 places. Fixed: nothing is learnt or drawn.
+    """
+    x = torch.from_numpy(images).float()[:, None] / 255
+    parts = []
+    while x.shape[-1] > 4:
+        smaller = F.avg_pool2d(x, 2)
+        detail = x - F.interpolate(smaller, scale_factor=2.0)
+        parts.append(F.adaptive_avg_pool2d((detail.abs() + 0.01).log(), 2).flatten(1))
+        x = smaller
+    return torch.cat([*parts, x.flatten(1)], dim=1).double().numpy()
+
+
+def small(images: np.ndarray) -> np.ndarray:
+    """(N, H, H) uint8 averaged to SIDE px if larger; enlarged if the window of MS-SSIM would not fit in."""
+    x = torch.from_numpy(images)[:, None].float()
+    if x.shape[-1] > SIDE:
+        x = F.adaptive_avg_pool2d(x, SIDE)
+    elif x.shape[-1] < WINDOW:
+        x = F.interpolate(x, scale_factor=2.0)
+    return x[:, 0].round().to(torch.uint8).numpy()
+
+
+def _drawn(generator: Generator, label: int, count: int) -> np.ndarray:
+    """(count, H, H) uint8, a few at a time: what has memory for a training has it for this."""
+    z = latents(label, 0, count, seed=0, dim=generator.config.latent_dim)
+    return np.concatenate([render(generator, part, torch.full((len(part),), label)) for part in z.split(8)])
+
+
+def _some(images: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """At most REAL of the images, made `small`; at least four, which is two for each half, by repetition."""
+    shuffled = np.random.default_rng(0).permutation(members)[:REAL]
+    return small(images[np.resize(shuffled, max(len(shuffled), 4))])

@@ -1,0 +1,1 @@
+"""Stage `classify`: classifiers with and without synthetic images, compared on real patients."""

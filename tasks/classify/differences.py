@@ -1,0 +1,92 @@
+"""The difference of two arms, and how sure one can be of it: over test patients and over trainings.
+
+A difference measured on one test set with S seeds varies for two reasons: other patients could have been in the test
+split, and another seed would have given other networks. It is the design of reader studies, many readers and many
+cases, with seeds as readers: Obuchowski & Rockette (Commun. Stat. Simul. 1995), degrees of freedom after Hillis
+(Stat. Med. 2007).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from tasks.classify.metrics import MIN_PATIENTS
+
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over seeds, its standard error, and the degrees of freedom of that; NaN where there is none."""
+
+    mean: float
+    standard_error: float
+    freedom: float
+
+    def interval(self, confidence: float) -> dict[str, float | None]:
+        """{mean, low, high} by Student's t; None where there is nothing to say."""
+        half = self._t(confidence) * self.standard_error
+        values = {"mean": self.mean, "low": self.mean - half, "high": self.mean + half}
+        return {name: round(float(value), 4) if np.isfinite(value) else None for name, value in values.items()}
+
+    def minimum_effect(self, confidence: float) -> float | None:
+        """The smallest true difference whose interval leaves out 0 with probability POWER; None if not known."""
+        effect = (self._t(confidence) + stats.t.ppf(POWER, self.freedom)) * self.standard_error
+        return round(float(effect), 4) if np.isfinite(effect) else None
+
+    def _t(self, confidence: float) -> float:
+        return float(stats.t.ppf((1 + confidence) / 2, self.freedom))
+
+
+@dataclass(frozen=True)
+class SeedVariance:
+    """Variance between seeds of a difference of two arms, and its degrees of freedom."""
+
+    value: float
+    freedom: float
+
+
+def seed_variance(measured: np.ndarray) -> SeedVariance:
+    """From a measure (I, S) of I >= 2 arms with the same S >= 2 seeds, on the test set.
+
+    Pooled over the arms: twice the mean square of what neither arm nor seed explains, with (I - 1)(S - 1) degrees of
+    freedom. Two seeds alone would leave one degree of freedom, and intervals too wide to say anything.
+    Raises ValueError for fewer arms or seeds: one training cannot tell how much training varies.
+    """
+    arms, seeds = measured.shape
+    if min(arms, seeds) < 2:
+        raise ValueError("how much training varies needs two arms and two seeds at least")
+    left = measured - measured.mean(0) - measured.mean(1, keepdims=True) + measured.mean()
+    freedom = (arms - 1) * (seeds - 1)
+    return SeedVariance(2 * float((left**2).sum()) / freedom, freedom)
+
+
+def paired_difference(one: np.ndarray, other: np.ndarray, patients: int, between: SeedVariance) -> Difference:
+    """The mean of `one` - `other`, measures (S, 1 + B) of S >= 2 seeds: on the test set, then on B resamples of it.
+
+    Seeds and resamples are the same in both. `patients` is how many have a film of the class that is measured (the
+    fewest, of several); below MIN_PATIENTS, and where nothing varies at all, there is no standard error.
+
+    Variance = that between the seeds / S + covariance of different seeds' differences over the resamples. The first
+    holds what training adds, and that some networks suit some patients: `between`, or the variance of these very
+    differences where it is larger, for some arms may vary more than others. The second is what the choice of patients
+    adds to all of them alike. It is never taken below the variance over patients of the mean given these networks. A
+    bootstrap of m patients falls short by (m - 1) / m, which is mended. Degrees of freedom are Satterthwaite's, those
+    of `between` for the first part and m - 1 for the second.
+    """
+    seeds = len(one)
+    differences = one - other
+    resampled = differences[:, 1:]
+    resampled = resampled[:, np.isfinite(resampled).all(0)]
+    mean = float(differences[:, 0].mean())
+    if patients < MIN_PATIENTS or resampled.shape[1] < 2 or not np.isfinite(mean):
+        return Difference(mean, np.nan, np.nan)
+    covariance = np.cov(resampled) * patients / (patients - 1)
+    of_patients = max(0.0, float(covariance[~np.eye(seeds, dtype=bool)].mean()))
+    of_seeds = max(between.value, float(differences[:, 0].var(ddof=1))) / seeds
+    variance = of_seeds + of_patients
+    if variance == 0:
+        return Difference(mean, np.nan, np.nan)
+    freedom = variance**2 / (of_seeds**2 / between.freedom + of_patients**2 / (patients - 1))
+    return Difference(mean, max(variance, float(covariance.mean())) ** 0.5, freedom)

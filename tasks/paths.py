@@ -1,0 +1,16 @@
+"""Where the pipeline's files are: paths in the project's folder, which is the working folder."""
+
+from pathlib import Path
+
+RAW, CURATED, SYNTHETIC = Path("data/raw"), Path("data/curated"), Path("data/synthetic")
+MODELS, ENCODER = Path("models"), Path("models/encoder")
+IMBALANCE, IMBALANCE_PLOTS = Path("reports/imbalance.json"), Path("reports/imbalance")
+QUALITY, DOWNSTREAM, PREDICTIONS = (
+    Path("reports/quality"),
+    Path("reports/downstream.json"),
+    Path("reports/predictions.csv"),
+)
+REPORT, VERDICT, METRICS = Path("reports/report.html"), Path("reports/verdict.json"), Path("reports/metrics.json")
+REPORT_PLOTS = Path("reports/plots")
+CONTEST, DRIFT = Path("reports/contest.json"), Path("reports/drift.json")
+RAW_DVC, DVC_YAML, DVC_LOCK = Path("data/raw.dvc"), Path("dvc.yaml"), Path("dvc.lock")

@@ -1,0 +1,258 @@
+"""Stage `quality`: are the synthetic images of a class as near to the real ones, and as varied, as real ones are?
+
+Every measure stands beside its floor, the same number for real images, and beside its ceiling of shame: the same for
+real images that were blurred or made noisy, and for one image repeated. A value beyond those says nothing good.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from model.measures.encoder import Encoder, encode
+from model.measures.inception import Inception
+from model.measures.manifold import kid, manifold
+from model.measures.similarity import (
+    balanced_pairs,
+    frechet_distance,
+    mean_of_pairs,
+    ms_ssim_pairs,
+    ms_ssim_scales,
+    twins_above,
+)
+from tasks import image_set
+from tasks.errors import UserError
+from tasks.files import write_json
+from tasks.params import Quality
+from tasks.quality import encoder as encoder_stage
+from tasks.quality import inception
+from tasks.tracking import runs
+
+MIN_IMAGES = 4  # two halves of two: below that there is no floor
+SAME = 0.98  # MS-SSIM of two real films that are one: what twins are is not learnt from them
+BLUR, NOISE = 1.0, 10.0  # of the shame: sigma in pixels, and in grey levels of 255
+BETTER = {  # density above that of real images crowds around few of them; MS-SSIM above it has lost variety
+    **dict.fromkeys(("frechet_xray", "kid_xray", "fid", "kid"), "low"),
+    **dict.fromkeys(("precision", "recall", "coverage"), "high"),
+    **dict.fromkeys(("density", "ms_ssim"), "floor"),
+    "twins": "low",
+}
+INTERVALS = (
+    "Of the MS-SSIM of pairs and of twins: 95 %, over the images, whose pairs share them. Of the others no confidence "
+    "interval, but the lowest and the highest value over {repeats} random divisions of the real images into halves."
+)
+
+Measure = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # of features (N, D) real and (N, D) others
+Range = tuple[float, float, float]  # a value, and the ends of its interval
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """MS-SSIM of pairs of images, values (P,), and which images they are, index (P, 2)."""
+
+    values: np.ndarray
+    index: np.ndarray
+
+    def mean(self) -> Range:
+        """Low is varied. It does not depend on how many images there are."""
+        return mean_of_pairs(self.values, self.index)
+
+    def twins(self, limit: float) -> Range:
+        """The share of pairs above it."""
+        return mean_of_pairs((self.values > limit).astype(float), self.index)
+
+
+def run(
+    name: str, curated_folder: Path, synthetic_folder: Path, encoder_folder: Path, out: Path, params: Quality
+) -> dict[str, Any]:
+    """Measure the synthetic set of the model `name` against the real train split, class by class."""
+    real, synthetic = image_set.load(curated_folder), image_set.load(synthetic_folder)
+    network, learnt_from = encoder_stage.load(encoder_folder)
+    if learnt_from != real.digest:
+        raise UserError(f"{encoder_folder} holds an encoder of other films; make it again with `xraysynth encoder`")
+    published, words = inception.load(params.inception_weights)
+    train = real.where(split="train")
+    with runs.tracked(f"quality@{name}", params.model_dump(), real.digest) as tracked:
+        result: dict[str, Any] = {
+            "model": name,
+            "ms_ssim_scales": ms_ssim_scales(real.images.shape[1]),
+            "extractors": {"frechet_xray": encoder_stage.USED, "inception": words},
+            "intervals": INTERVALS.format(repeats=params.repeats),
+            "classes": {},
+            "left_out": {},
+        }
+        for label in sorted(set(synthetic.manifest["label"])):
+            films, images = train.where(label=label), synthetic.where(label=label).images
+            patients = films.manifest["patient_id"].to_numpy()
+            if len(films.images) < MIN_IMAGES or len(images) < MIN_IMAGES:
+                result["left_out"][label] = f"Fewer than {MIN_IMAGES} real or synthetic images: there is no floor."
+            elif not of_several(patients):
+                result["left_out"][label] = "Nearly all real images are of one patient: there is no floor."
+            else:
+                result["classes"][label] = measure(films.images, images, network, params, published, patients)
+        write_json(out, result)
+        tracked.metrics(result["classes"])
+        tracked.artifact(out.name, out.read_bytes())
+    return result
+
+
+def measure(
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    network: Encoder,
+    params: Quality,
+    published: Inception | None = None,
+    patients: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Measures of synthetic (M, H, W) against real (N, H, W) uint8 images of one class, N and M at least MIN_IMAGES.
+
+    Features are compared at the same number of images everywhere: random halves of the real images with synthetic
+    ones, with the other half (the floor) and with that half damaged (the shame); the value is the mean over the halves.
+    No half shares any of `patients` (N,) with the other; without these, no image.
+    """
+    patients = np.arange(len(real)) if patients is None else patients
+    rng = np.random.default_rng(params.seed)
+    damaged = {"blurred": blur(real), "noisy": noise(real, rng)}
+    n = min(*map(len, halves(patients, rng)), len(synthetic))
+    result = variety(real, synthetic, params, patients, damaged)
+    images = {"real": real, "synthetic": synthetic, **damaged}
+    extractors: list[tuple[Encoder | Inception, int, Measure]] = [(network, 256, _of_encoder(min(5, n - 1)))]
+    if published is not None:
+        extractors.append((published, 16, _of_inception))
+    for extractor, batch, measures in extractors:
+        features = {kind: encode(extractor, some, batch) for kind, some in images.items()}
+        result |= _feature_measures(features, patients, n, params, measures)
+    counts = {"real": len(real), "synthetic": len(synthetic), "compared": n}
+    return {"images": counts, "measures": {name: result[name] for name in BETTER if name in result}}
+
+
+def of_several(patients: np.ndarray) -> bool:
+    """Whether films (N,) are of so many patients that halves of them, and pairs, can be of different ones."""
+    return min(map(len, halves(patients, np.random.default_rng(0)))) >= MIN_IMAGES // 2
+
+
+def blur(images: np.ndarray, sigma: float = BLUR) -> np.ndarray:
+    """Images (N, H, W) uint8 behind a Gaussian of `sigma` pixels."""
+    return gaussian_filter(images.astype(np.float32), (0, sigma, sigma)).round().astype(np.uint8)
+
+
+def noise(images: np.ndarray, rng: np.random.Generator, sigma: float = NOISE) -> np.ndarray:
+    """Images (N, H, W) uint8 with independent Gaussian noise of `sigma` grey levels."""
+    return np.clip(images + rng.normal(0, sigma, images.shape), 0, 255).round().astype(np.uint8)
+
+
+def halves(patients: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Indices, in random order, of two random halves of the films of `patients` (N,), of whom none is in both.
+
+    The patients with the most films are dealt first, each to the smaller half: so the halves are as equal as is quickly
+    had, and as large in every drawing.
+    """
+    _, patient_of, films = np.unique(patients, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(films))
+    sizes, side = [0, 0], np.empty(len(films), dtype=int)
+    for patient in order[np.argsort(-films[order], kind="stable")]:
+        side[patient] = int(sizes[1] < sizes[0])
+        sizes[side[patient]] += films[patient]
+    one, other = (rng.permutation(np.flatnonzero(side[patient_of] == half)) for half in rng.permutation(2))
+    return one, other
+
+
+def _of_encoder(neighbours: int) -> Measure:
+    def measures(real: np.ndarray, others: np.ndarray) -> dict[str, float]:
+        distances = {"frechet_xray": frechet_distance(real, others), "kid_xray": kid(real, others)}
+        return {**distances, **vars(manifold(real, others, neighbours))}
+
+    return measures
+
+
+def _of_inception(real: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    return {"fid": frechet_distance(real, others), "kid": kid(real, others)}
+
+
+def _feature_measures(
+    features: Mapping[str, np.ndarray], patients: np.ndarray, n: int, params: Quality, measures: Measure
+) -> dict[str, dict[str, Any]]:
+    """Entries of the report, by measure; every repetition compares with another random half of the real images."""
+    rng = np.random.default_rng(params.seed)
+    values: dict[str, dict[str, list[float]]] = {}
+    for _ in range(params.repeats):
+        half, other = (some[:n] for some in halves(patients, rng))
+        compared = {
+            "value": features["synthetic"][rng.permutation(len(features["synthetic"]))[:n]],
+            "floor": features["real"][other],
+            "blurred": features["blurred"][other],
+            "noisy": features["noisy"][other],
+            "one_image": np.repeat(features["real"][other[:1]], n, axis=0),
+        }
+        for kind, some in compared.items():
+            for name, value in measures(features["real"][half], some).items():
+                values.setdefault(name, {}).setdefault(kind, []).append(value)
+    return {
+        name: _entry(
+            name,
+            _range(kinds.pop("value")),
+            _range(kinds.pop("floor")),
+            {kind: float(np.mean(some)) for kind, some in kinds.items()},
+        )
+        for name, kinds in values.items()
+    }
+
+
+def _range(values: list[float]) -> Range:
+    return float(np.mean(values)), min(values), max(values)
+
+
+def variety(
+    real: np.ndarray,
+    synthetic: np.ndarray,
+    params: Quality,
+    patients: np.ndarray,
+    damaged: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The entries `ms_ssim` and `twins` of synthetic (M, H, W) against real (N, H, W) images of `patients` (N,).
+
+    A mean hides a few images that are repeated: those are pairs of twins, which no mean of real pairs would show.
+    """
+    floor, value = pairs(real, params, patients), pairs(synthetic, params)
+    shame = {kind: pairs(some, params, patients) for kind, some in (damaged or {}).items()}
+    differ = floor.values[floor.values < SAME]
+    limit = twins_above(differ if len(differ) else np.array([SAME]))
+    result = {}
+    for name, of in {"ms_ssim": Pairs.mean, "twins": lambda some: Pairs.twins(some, limit)}.items():
+        result[name] = _entry(name, of(value), of(floor), {kind: of(some)[0] for kind, some in shame.items()})
+        result[name]["shame"]["one_image"] = 1.0
+    return result
+
+
+def pairs(images: np.ndarray, params: Quality, patients: np.ndarray | None = None) -> Pairs:
+    """MS-SSIM of pairs of images (N, H, W), N >= 2.
+
+    Pairs of one of `patients` (N,), who are more alike, are left out, and more are drawn where fewer than half would be
+    left; there must be others.
+    """
+    if patients is None:
+        patients = np.arange(len(images))
+    count = params.pairs
+    while True:
+        index = balanced_pairs(len(images), count, params.seed)
+        apart = patients[index[:, 0]] != patients[index[:, 1]]
+        if 2 * apart.sum() >= params.pairs or len(index) < count:  # enough, or all that there are
+            return Pairs(ms_ssim_pairs(images, count, params.seed)[apart], index[apart])
+        count *= 2
+
+
+def _entry(name: str, value: Range, floor: Range, shame: Mapping[str, float]) -> dict[str, Any]:
+    ends = ("value", "low", "high", "floor", "floor_low", "floor_high")
+    return {
+        **dict(zip(ends, map(_short, (*value, *floor)), strict=True)),
+        "shame": {kind: _short(number) for kind, number in shame.items()},
+        "better": BETTER[name],
+    }
+
+
+def _short(value: float) -> float:
+    """Five significant digits."""
+    return float(f"{value:.5g}")

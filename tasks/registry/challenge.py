@@ -1,0 +1,198 @@
+"""Challenger against champion, on the same current test split and with the same current train set.
+
+Both generators draw what the current plan asks for; classifiers are trained with the images of each, and their paired
+difference has an interval over patients and seeds, as in the verdict. The older champion may have learnt from patients
+who are in the test split today: that can only favour it, so a challenger that wins wins in spite of it.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tasks import image_set, imbalance
+from tasks.classify.arms import training_set
+from tasks.classify.comparison import PRIMARY, held_out, measure, seeds_of
+from tasks.classify.differences import paired_difference
+from tasks.classify.metrics import MIN_PATIENTS
+from tasks.classify.stage import predictions_of
+from tasks.errors import UserError
+from tasks.files import write_json
+from tasks.image_set import ImageSet
+from tasks.params import Params
+from tasks.progress import track
+from tasks.quality.stage import MIN_IMAGES, of_several, variety
+from tasks.registry import CHALLENGER, CHAMPION, versions
+from tasks.report.gates import Gate, gates
+from tasks.synthesize import stage
+from tasks.synthesize.generator import read_generator
+
+CONTROL = "duplicate"  # trained as well: how much trainings vary is estimated over three arms rather than two
+ADDING = "msg_gan"  # the arm of stage `classify` that both are: real images and synthetic ones as the plan says
+
+Interval = dict[str, float | None]
+Found = dict[str, Any]
+
+
+def run(curated_folder: Path, out: Path, params: Params, margin: float = 0.0, seeds: int = 3) -> Found:
+    """Compare the versions with the aliases `challenger` and `champion`; write `out`, return it.
+
+    Keys: champion (None: there is none), challenger, measure, difference (challenger - champion: mean, low, high;
+    None where it cannot be had), margin, gates (of the challenger), promote and reason, one sentence.
+    Raises UserError without a challenger, and for one that cannot draw what the plan asks for.
+    """
+    new, old = versions.challenger(), versions.holder(CHAMPION)
+    if old is not None and old.number == new.number:
+        raise UserError(f"version {new.number} is challenger and champion; register another one")
+    real = image_set.load(curated_folder)
+    analysis = imbalance.analyse(real.manifest, real.classes, params.imbalance)
+    plan = {label: count for label, count in analysis["plan"].items() if count}
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        challenger = stack.enter_context(versions.fetched(new)) / versions.GENERATOR
+        if why_not := _cannot(challenger, real, plan):
+            raise UserError(f"challenger {new.number} is of no use here: {why_not}; register one of the current data")
+        drawn = _Drawn(real, plan, params, curated_folder, scratch)
+        images, passed = drawn.by(challenger, CHALLENGER)
+        difference = None
+        if old is not None and images is not None and _all(passed):
+            champion = stack.enter_context(versions.fetched(old)) / versions.GENERATOR
+            others, why_not = drawn.by_champion(champion)
+            if others is not None:
+                sets = {CHALLENGER: images, CHAMPION: others}
+                difference = compare(real, sets, plan, params, seeds)
+    number = None if old is None else old.number
+    promote, reason = decide(difference, margin, passed, new.tags.get("verdict", ""), number, why_not, bool(plan))
+    result = {
+        "champion": number,
+        "challenger": new.number,
+        "measure": PRIMARY,
+        "difference": difference if difference and difference["low"] is not None else None,
+        "margin": margin,
+        "gates": {name: {"passed": gate["passed"], "sentence": gate["why"]} for name, gate in passed.items()},
+        "promote": promote,
+        "reason": reason,
+    }
+    write_json(out, result)
+    return result
+
+
+def decide(
+    difference: Interval | None,
+    margin: float,
+    passed: Mapping[str, Gate],
+    verdict: str,
+    champion: int | None,
+    incomparable: str = "",
+    planned: bool = True,
+) -> tuple[bool, str]:
+    """Whether to promote the challenger, and why in one sentence. What was not measured never promotes.
+
+    `verdict` is the challenger's word; it decides where there is no champion. `incomparable` says why there is none to
+    compare with although one is registered: that is for a person to decide. `planned`: whether the plan asks for any
+    image.
+    """
+    if not planned:
+        return False, "Not promoted: no class is rare, so nothing is synthesised and there is nothing to compare."
+    if not _all(passed):
+        closed = " ".join(gate["why"] for gate in passed.values() if not gate["passed"])
+        return False, f"Not promoted: {closed or 'its gates were not measured.'}"
+    if champion is None:
+        if verdict in ("helps", "no evidence"):
+            return True, f"Promoted: there is no champion, the gates pass and the verdict is {verdict!r}."
+        return False, f"Not promoted: there is no champion, but the verdict is {verdict or 'not measured'!r}."
+    if incomparable:
+        return False, (
+            f"Not promoted: version {champion}, the champion, is not comparable ({incomparable}); if it is to be "
+            "replaced, do so with `xraysynth models promote`."
+        )
+    if difference is None or difference["mean"] is None:
+        return False, "Not promoted: the difference could not be measured."
+    if difference["low"] is None or difference["high"] is None:
+        return False, (
+            f"Not promoted: the difference is {difference['mean']:+.3f} and has no interval, for a class has fewer "
+            f"than {MIN_PATIENTS} test patients, or nothing varies."
+        )
+    numbers = f"the difference is {difference['mean']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
+    if difference["low"] > margin:
+        return True, f"Promoted: {numbers}, all of it above the margin of {margin:g}, and the gates pass."
+    return False, f"Not promoted: {numbers}, which is not surely above the margin of {margin:g}."
+
+
+def compare(
+    real: ImageSet, sets: Mapping[str, ImageSet], plan: Mapping[str, int], params: Params, seeds: int
+) -> Interval:
+    """Challenger - champion in PRIMARY, {mean, low, high}, None where there is nothing to say; see `tasks.differences`.
+
+    `sets` has the images of CHALLENGER and of CHAMPION, at least as many as the plan says of each of its classes.
+    """
+    section = params.classify
+    parts: dict[str, list[pd.DataFrame]] = {arm: [] for arm in (*sets, CONTROL)}
+    jobs = [(arm, seed) for arm in parts for seed in range(seeds)]
+    for arm, seed in track(jobs, len(jobs), "contest"):
+        chosen = training_set(ADDING if arm in sets else arm, real, sets.get(arm), plan, seed)
+        parts[arm].append(predictions_of(chosen, real, section, seed))
+    rows = {arm: pd.concat(some, ignore_index=True) for arm, some in parts.items()}
+    test = held_out(rows[CHALLENGER], real.classes, section.bootstrap)
+    focus = [real.classes.index(label) for label in plan]
+    measured = {arm: measure(found, real.classes, focus, test)[PRIMARY] for arm, found in rows.items()}
+    patients = min(test.patients_of(k) for k in focus)
+    one, other = measured[CHALLENGER], measured[CHAMPION]
+    return paired_difference(one, other, patients, seeds_of(measured)).interval(section.confidence)
+
+
+class _Drawn:
+    """Draws what the current plan asks for by any generator, and looks at it with the eyes of the gates."""
+
+    def __init__(
+        self, real: ImageSet, plan: Mapping[str, int], params: Params, curated_folder: Path, scratch: Path
+    ) -> None:
+        self._films, self._plan, self._params = real.where(split="train"), plan, params
+        self._curated, self._scratch = curated_folder, scratch
+
+    def by(self, model: Path, name: str) -> tuple[ImageSet | None, dict[str, Gate]]:
+        """The images of the generator in `model`, and its gates; no images where it copies too many films."""
+        if not self._plan:
+            return None, {}
+        out = self._scratch / name
+        try:
+            screening = stage.run(model, out, self._plan, self._params.synthesize, curated_folder=self._curated)
+        except stage.TooManyCopies as error:
+            return None, {"memorisation": {"passed": False, "why": f"{str(error).partition(';')[0]}."}}
+        images = image_set.load(out)
+        return images, gates(f"the {name}", screening, {"classes": self._variety(images)}, self._plan)
+
+    def by_champion(self, model: Path) -> tuple[ImageSet | None, str]:
+        """The images of the champion, or why it has none to compare with, as a clause."""
+        if why_not := _cannot(model, self._films, self._plan):
+            return None, why_not
+        images, passed = self.by(model, CHAMPION)
+        return images, "" if images is not None else passed["memorisation"]["why"].rstrip(".")
+
+    def _variety(self, images: ImageSet) -> Found:
+        """What the gates ask of the reports of stage `quality`; nothing of classes with too few images."""
+        found = {}
+        for label in self._plan:
+            films, drawn = (some.where(label=label) for some in (self._films, images))
+            patients = films.manifest["patient_id"].to_numpy()
+            if min(len(films.images), len(drawn.images)) >= MIN_IMAGES and of_several(patients):
+                found[label] = {"measures": variety(films.images, drawn.images, self._params.quality, patients)}
+        return found
+
+
+def _cannot(model: Path, real: ImageSet, plan: Mapping[str, int]) -> str:
+    """Why the generator cannot draw what is planned, as a clause; "" where it can."""
+    generator, config = read_generator(model)
+    side, missing = real.images.shape[-1], [label for label in plan if label not in config["classes"]]
+    if missing:
+        return f"it cannot make {' and '.join(missing)}, which the plan asks for"
+    if generator.config.resolution != side:
+        return f"it draws {generator.config.resolution} px, and the films have {side} px"
+    return ""
+
+
+def _all(passed: Mapping[str, Gate]) -> bool:
+    return bool(passed) and all(gate["passed"] for gate in passed.values())

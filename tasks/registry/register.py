@@ -1,0 +1,168 @@
+"""A registry entry: a generator as an MLflow model, and all that is needed to judge it and to make it again."""
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, DataType, Schema
+
+from tasks import image_set, params, paths, provenance
+from tasks.errors import UserError
+from tasks.files import read_report, write_json
+from tasks.imbalance import planned
+from tasks.params import GENERATOR_OF
+from tasks.registry import CHALLENGER, versions
+from tasks.registry.data_summary import summarise
+from tasks.report.gates import Gate, gates
+from tasks.synthesize.generator import learnt_from, weights_digest
+from tasks.tracking import runs
+from tasks.tracking.store import experiment_id
+
+PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch")  # what the served model imports
+CODE = ("model", "tasks")  # what decides about the weights; params.yaml and dvc.yaml are in the entry
+RECORDED = (paths.DVC_LOCK, paths.DVC_YAML, params.PARAMS_FILE, paths.RAW_DVC, paths.VERDICT)
+OUTSIDE = "(outside the project)"
+NOT_MEASURED = "not measured"
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.long, "count", required=False),
+            ColSpec(DataType.long, "seed", required=False),
+            ColSpec(DataType.double, "truncation", required=False),
+        ]
+    ),
+    outputs=Schema(
+        [ColSpec(DataType.string, "label"), ColSpec(DataType.long, "number"), ColSpec(DataType.string, "png")]
+    ),
+)
+
+
+def register(name: str) -> int:
+    """Make models/NAME a new version with the alias `challenger`; returns its number.
+
+    `name` may be "best": the generator of the arm that the verdict is about. Where the challenger is of the same
+    weights, data and verdict, an earlier attempt has registered it, and nothing is done. Raises UserError where the
+    pipeline's outputs do not belong together: an entry that mixes two runs could not be made again.
+    """
+    name = best() if name == "best" else name
+    folder = paths.MODELS / name
+    weights = weights_digest(folder)
+    if not learnt_from(folder, paths.CURATED):
+        raise UserError(f"{folder} did not learn from what {paths.CURATED} holds now; run `dvc repro` first")
+    drawn = read_report(paths.SYNTHETIC / name / "dataset.json")
+    if drawn.get("model") != weights:
+        raise UserError(f"{paths.SYNTHETIC / name} was not drawn by {folder}; run `dvc repro` first")
+    plan = planned(paths.IMBALANCE)
+    quality = read_report(paths.QUALITY / f"{name}.json")
+    passed = gates(name, drawn.get("screening"), quality, plan) if any(plan.values()) else {}
+    tags = _tags(name, weights, passed)
+    there = versions.holder(CHALLENGER)
+    if there is not None and {**there.tags, "pipeline_id": tags["pipeline_id"]} == tags:
+        return there.number
+    with versions.store() as client, tempfile.TemporaryDirectory() as temporary:
+        staged = Path(temporary)
+        _stage(staged, folder, passed)
+        model_id = _log(client, name, staged, drawn["truncation"])
+        _named(client)
+        made = client.create_model_version(
+            versions.NAME,
+            source=f"models:/{model_id}",
+            model_id=model_id,
+            tags=tags,
+            description=(folder / "card.md").read_text(encoding="utf-8")[:5000],  # all that the store takes
+        )
+        client.set_registered_model_alias(versions.NAME, CHALLENGER, made.version)
+    return int(made.version)
+
+
+def best() -> str:
+    """The generator of the arm that the verdict is about. Raises UserError where the verdict is about none."""
+    found = read_report(paths.VERDICT)
+    if "candidate" not in found:
+        said = found.get("sentence", "there is none")
+        raise UserError(f"{paths.VERDICT} names no generator ({said.rstrip('.')}); run `dvc repro`, or name one")
+    return GENERATOR_OF[found["candidate"]]
+
+
+def _tags(name: str, weights: str, passed: dict[str, Gate]) -> dict[str, str]:
+    revision, _, dirty = provenance.git_revision(CODE).partition(",")
+    verdict, data = read_report(paths.VERDICT), image_set.load(paths.CURATED).digest
+    archive = Path(params.load().ingest.source).resolve() == paths.RAW.resolve()  # DVC has no digest of another
+    of_this = GENERATOR_OF.get(verdict.get("candidate", ""), name) == name
+    facts = {
+        "model": name,
+        "weights": weights,
+        "data_digest": data,
+        "raw_digest": provenance.raw_digest(paths.RAW_DVC) if archive else "",
+        "git_revision": revision,
+        "git_dirty": str(bool(dirty)).lower(),
+        "dvc_lock": str(provenance.locked(paths.DVC_LOCK, own_stage="").get("digest", "")),
+        "pipeline_id": runs.pipeline_id(data),
+        "verdict": verdict.get("verdict", NOT_MEASURED) if of_this else NOT_MEASURED,
+    }
+    return facts | {
+        f"gate_{gate}": f"{'passed' if found['passed'] else 'not passed'}: {found['why']}"
+        for gate, found in passed.items()
+    }
+
+
+def _stage(staged: Path, folder: Path, passed: dict[str, Gate]) -> None:
+    """Lay out in `staged` what MLflow is to take, so that it learns of no place of this machine but that."""
+    here = Path(__file__).resolve().parent
+    shutil.copy(here / "mlflow_model.py", staged / "mlflow_model.py")
+    shutil.copytree(here.parents[1] / "model", staged / "model", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(folder, staged / "generator")
+    record = staged / "record"
+    record.mkdir()
+    private = list(_absolute(params.load().model_dump()))
+    for file in RECORDED:
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+            for path in private:
+                text = text.replace(path, OUTSIDE)
+            (record / file.name).write_text(text, encoding="utf-8")
+    write_json(record / "gates.json", passed)
+    write_json(record / "data_summary.json", summarise(image_set.load(paths.CURATED).where(split="train")))
+
+
+def _absolute(values: Any) -> Iterator[str]:
+    """The paths of this machine that params hold: they may say whose films these are."""
+    if isinstance(values, dict):
+        for value in values.values():
+            yield from _absolute(value)
+    elif isinstance(values, str) and Path(values).is_absolute():
+        yield values
+
+
+def _log(client: MlflowClient, name: str, staged: Path, truncation: float) -> str:
+    """Log the model, which draws with `truncation` unless it is told otherwise; returns its id."""
+    mlflow.set_experiment(experiment_id=experiment_id(client, runs.store_uri()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature says it all
+        logged = mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(staged / "mlflow_model.py"),
+            code_paths=[str(staged / "model")],
+            artifacts={"generator": str(staged / "generator"), "record": str(staged / "record")},
+            signature=SIGNATURE,
+            model_config={"truncation": truncation},
+            pip_requirements=[f"{package}=={installed(package).partition('+')[0]}" for package in PACKAGES],
+        )
+    return str(logged.model_id)
+
+
+def _named(client: MlflowClient) -> None:
+    try:
+        client.create_registered_model(versions.NAME, description="Generators of synthetic chest radiographs.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

@@ -1,0 +1,1 @@
+"""Stage `report`: the page, the verdict and its gates."""

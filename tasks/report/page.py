@@ -1,0 +1,162 @@
+"""The page: its template, the words of the measures, and the figures that are pictures."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from tasks import plots
+from tasks.errors import UserError
+from tasks.pictures import data_uri
+from tasks.report import figures
+
+AGAIN = "run `dvc repro`, which makes it again"
+TEMPLATES = Path(__file__).parent / "templates"
+WORDS = {  # of measures: name, what it says
+    "frechet_xray": ("Fréchet distance", "frechet_xray: between features learnt from this train split; not the FID"),
+    "kid_xray": ("Kernel distance", "kid_xray: as above, without bias by the number of images; not the published KID"),
+    "fid": ("FID", "Fréchet distance between features of the standard Inception network"),
+    "kid": ("KID", "kernel distance between features of the standard Inception network"),
+    "ms_ssim": (
+        "MS-SSIM of pairs",
+        "likeness of synthetic images to each other; above that of real ones variety is lost",
+    ),
+    "twins": ("Twins", "share of pairs of synthetic images that are all but one image; few images repeated have many"),
+    "precision": ("Precision", "share of synthetic images that lie among real ones"),
+    "recall": ("Recall", "share of real images that lie among synthetic ones"),
+    "density": ("Density", "how many real neighbourhoods a synthetic image lies in, against what is expected"),
+    "coverage": ("Coverage", "share of real images with a synthetic one in their neighbourhood"),
+    "auroc": ("AUROC", "area under the ROC curve, mean of the classes"),
+    "rare_auprc": ("AUPRC, rare classes", "area under the precision–recall curve, mean of the rare classes"),
+    "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes at the operating point"),
+    "macro_f1": ("Macro F1", "mean F1 of the classes at the operating point"),
+    "sensitivity_at_90_specificity": (
+        "Sens. at 90 % spec.",
+        "sensitivity at 90 % specificity, mean of the rare classes",
+    ),
+    "ece": ("Calibration error", "ECE: 0 is best"),
+    "brier": ("Brier score", "lower is better"),
+}
+BETTER = {"low": "lower is better", "high": "higher is better", "floor": "nearer to the floor is better"}
+SHAME = {"blurred": ("b", "blurred"), "noisy": ("n", "noisy"), "one_image": ("1", "one image repeated")}
+GATES = {"memorisation": "Memorisation", "diversity": "Diversity"}
+SIGNS = {"helps": "✓", "harms": "✗", "no evidence": "○"}
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """The page as HTML. Whatever comes from data is escaped; nothing is loaded, and no script but its own runs.
+
+    Raises UserError when `content` has not what the templates show.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": figure, "number": number, "signed": signed, "percent": percent}
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    words = {"words": WORDS, "better": BETTER, "shame_words": SHAME, "gate_words": GATES, "signs": SIGNS}
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    try:
+        return environment.get_template("report.html").render(**content, **words, script=script, script_digest=digest)
+    except jinja2.UndefinedError as error:
+        raise UserError(f"a result of another stage is incomplete ({error}); {AGAIN}") from None
+
+
+def training(histories: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """By model: panels of losses and of what the guard has read, its alarms, and the facts of the last tick."""
+    result = {}
+    for name, history in histories.items():
+        panels = {"losses": picture(figures.losses(history))}
+        labels = figures.guarded_classes(history)
+        if labels:
+            panels["MS-SSIM of pairs"] = picture(figures.variety(history))
+            panels["Fréchet distance"] = picture(figures.distance(history))
+        last = history.iloc[-1]
+        result[name] = {
+            "panels": panels,
+            "classes": [(label, figures.SERIES[k % len(figures.SERIES)]) for k, label in enumerate(labels)],
+            "alarms": [(row["kimg"], row["alarm"]) for _, row in figures.alarms(history).iterrows()],
+            "kimg": last["kimg"],
+            "minutes": last["seconds"] / 60,
+        }
+    return result
+
+
+def highlighted(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[str]:
+    """The arms to be told apart in the curves: the candidate and its controls; all where nothing is compared."""
+    wanted = [verdict["candidate"], *verdict["differences"]] if "candidate" in verdict else downstream["arms"]
+    return [arm for arm in wanted if arm in downstream["arms"]][:5]
+
+
+def curves(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """`key`: (arm, colour, dashes) of the highlighted ones; `classes`: {class: {"ROC": picture, ...}}."""
+    shown, classes = highlighted(downstream, verdict), {}
+    labels = dict.fromkeys(label for of_arm in downstream["curves"].values() for label in of_arm)
+    for label in labels:
+        of_class = {arm: found[label] for arm, found in downstream["curves"].items() if label in found}
+        classes[label] = {
+            "ROC": picture(figures.curve({arm: found["roc"] for arm, found in of_class.items()}, shown, "roc")),
+            "precision–recall": picture(
+                figures.curve({arm: found["pr"] for arm, found in of_class.items()}, shown, "pr")
+            ),
+        }
+    others = len(set(downstream["curves"]) - set(shown))
+    return {"key": [(arm, *figures.arm_style(arm)) for arm in shown], "classes": classes, "others": others}
+
+
+def swept(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """`panels` of the sweeps that there are, the `key` of their arms, and the controls that are compared `against`."""
+    sweeps, panels, arms, against = downstream["sweeps"], {}, [], []
+    controls = [verdict["reference"], "duplicate"] if "reference" in verdict else []
+    lines = {arm: downstream["arms"][arm]["rare_auprc"]["mean"] for arm in controls if arm in downstream["arms"]}
+    lines = {arm: value for arm, value in lines.items() if value is not None}
+    for name, key, words, across in (
+        ("ratio", "ratio", "ratio of synthetic images", lines),
+        ("real_fraction", "fraction", "share of the rare real images", {}),
+    ):
+        if sweeps.get(name):
+            panels[name] = picture(figures.sweep(sweeps[name], key, words, across))
+            arms += [row["arm"] for row in sweeps[name]] + list(across)
+            against += [control for row in sweeps[name] for control in row["differences"]]
+    return {
+        "panels": panels,
+        "key": [(arm, *figures.arm_style(arm)) for arm in dict.fromkeys(arms)],
+        "lines": lines,
+        "against": list(dict.fromkeys(against)),
+    }
+
+
+def picture(drawn: Any) -> str:
+    """A figure as SVG in a data URI."""
+    return data_uri(plots.svg(drawn), "image/svg+xml")
+
+
+def number(value: float | None) -> str:
+    """Three significant digits."""
+    return "–" if value is None else f"{value:.3g}".replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """Three decimals with a sign."""
+    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def figure(value: Mapping[str, float | None], sign: bool = False) -> str:
+    """The mean and its interval."""
+    if value["mean"] is None:
+        return "–"
+    show = signed if sign else (lambda v: f"{v:.3f}")
+    return show(value["mean"]) + (
+        f" ({show(value['low'])} to {show(value['high'])})" if value["low"] is not None else ""
+    )

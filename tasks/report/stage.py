@@ -1,0 +1,215 @@
+"""Stage `report`: one self-contained page, the verdict, figures for `dvc metrics` and curves for `dvc plots`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from tasks import image_set, provenance
+from tasks.errors import UserError
+from tasks.files import write_json, written_whole
+from tasks.image_set import SPLITS, ImageSet
+from tasks.params import Params
+from tasks.report import charts, gallery, page
+from tasks.report.verdict import decide
+from tasks.tracking import runs
+
+CALIBRATION = ("ece", "brier")
+MEASURES = ("auroc", "rare_auprc", "balanced_accuracy", "macro_f1", "sensitivity_at_90_specificity", *CALIBRATION)
+AXES = {"roc": ("false_positive_rate", "true_positive_rate"), "pr": ("recall", "precision")}
+Content = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where the results of the other stages are; the mappings go from model name to folder or file."""
+
+    curated: Path
+    synthetic: Mapping[str, Path]
+    models: Mapping[str, Path]
+    imbalance: Path
+    quality: Mapping[str, Path]
+    downstream: Path
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the stage writes: the page, two JSON files, and a folder of CSV files for `dvc plots`."""
+
+    page: Path
+    verdict: Path
+    metrics: Path
+    plots: Path
+
+
+def run(inputs: Inputs, outputs: Outputs, params: Params) -> dict[str, Any]:
+    """Write all of `outputs` and log them as an MLflow run; returns the verdict.
+
+    Raises UserError when a result of another stage is missing or of an older format.
+    """
+    try:
+        content = _gather(inputs, params)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing; run the stages before `report`, or `dvc repro`") from None
+    except KeyError as error:
+        raise UserError(f"a result of another stage is incomplete (no {error}); {page.AGAIN}") from None
+    figures = metrics(content)
+    with runs.tracked("report", params.report.model_dump(), content["dataset"]["digest"]) as tracked:
+        content |= {"pipeline_id": tracked.pipeline_id, "run_id": tracked.run_id, "links": tracked.links()}
+        with written_whole(outputs.page) as temporary:
+            temporary.write_text(page.render(content), encoding="utf-8")
+        write_json(outputs.verdict, content["verdict"])
+        write_json(outputs.metrics, figures)
+        _write_plots(outputs.plots, content)
+        tracked.metrics(figures)
+        tracked.tag("verdict", content["verdict"]["verdict"])
+        for file in (outputs.page, outputs.verdict):
+            tracked.artifact(file.name, file.read_bytes())
+    return dict(content["verdict"])
+
+
+def metrics(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures that `dvc metrics show` and `dvc metrics diff` put side by side."""
+    return {
+        "imbalance_ratio": content["imbalance"]["imbalance_ratio"],
+        **{
+            measure: {arm: values[measure]["mean"] for arm, values in content["downstream"]["arms"].items()}
+            for measure in MEASURES
+        },
+        "minimum_effect": content["verdict"].get("minimum_effect", {}),
+        "quality": {
+            name: {
+                label: {measure: found["value"] for measure, found in entry["measures"].items()}
+                for label, entry in quality["classes"].items()
+            }
+            for name, quality in content["quality"].items()
+        },
+        "copies_removed": {
+            name: {label: entry["removed"] for label, entry in screening.get("classes", {}).items()}
+            for name, screening in content["screening"].items()
+        },
+    }
+
+
+def _gather(inputs: Inputs, params: Params) -> Content:
+    """Everything that the template shows."""
+    real = image_set.load(inputs.curated).where(split="train")
+    imbalance, downstream = _json(inputs.imbalance), _json(inputs.downstream)
+    quality = {name: _json(path) for name, path in inputs.quality.items()}
+    synthetic = {name: image_set.load(folder) for name, folder in inputs.synthetic.items()}
+    screening = {name: _json(folder / "dataset.json")["screening"] for name, folder in inputs.synthetic.items()}
+    verdict = decide(downstream, imbalance["plan"], quality, screening)
+    histories = {name: pd.read_csv(folder / "history.csv") for name, folder in inputs.models.items()}
+    made = {name: images for name, images in synthetic.items() if len(images.images)}
+    shown_set = _shown_set(verdict, made)
+    return {
+        "verdict": verdict,
+        "forest": _forest(verdict, downstream),
+        "imbalance": imbalance,
+        "bars": _bars(real.classes, imbalance, made.get(shown_set)),
+        "added_by": shown_set,
+        "splits": SPLITS,
+        "dataset": _json(inputs.curated / "dataset.json"),
+        "films": gallery.side_by_side(real, synthetic, params.report.examples),
+        "blind": gallery.blind(real, synthetic, params.report.blind, params.report.seed),
+        "quality": quality,
+        "strips": {name: _strips(result) for name, result in quality.items()},
+        "downstream": downstream,
+        "measures": MEASURES,
+        "arms_chart": _arms(downstream, downstream["primary"], verdict),
+        "calibration": {measure: _arms(downstream, measure, verdict, ticks=3) for measure in CALIBRATION},
+        "confidence": f"{100 * params.classify.confidence:g} %",
+        "training": page.training(histories),
+        "curves": page.curves(downstream, verdict),
+        "swept": page.swept(downstream, verdict),
+        "models": {name: gallery.of_model(folder, real.classes) for name, folder in inputs.models.items()},
+        "screening": screening,
+        "pairs": {name: gallery.pairs(folder, screening[name]) for name, folder in inputs.synthetic.items()},
+        "params": yaml.safe_dump(params.model_dump(), sort_keys=False, default_flow_style=None),
+        "git_revision": provenance.git_revision(),
+        "locked": provenance.locked(),
+    }
+
+
+def _shown_set(verdict: Mapping[str, Any], made: Mapping[str, ImageSet]) -> str:
+    """Which model's images the picture of the balance after adds: those of the candidate, if it has some."""
+    parts = verdict.get("candidate", "").split("+")
+    return next((name for name in made if name in parts), next(iter(made), ""))
+
+
+def _bars(classes: list[str], imbalance: Content, synthetic: ImageSet | None) -> Content:
+    train = {label: imbalance["classes"][label]["images"]["train"] for label in classes}
+    groups = {"before": {label: (n, 0) for label, n in train.items()}}
+    if synthetic is not None:
+        made = synthetic.manifest["label"].value_counts()
+        groups["after"] = {label: (n, int(made.get(label, 0))) for label, n in train.items()}
+    return charts.bars(groups)
+
+
+def _forest(verdict: Content, downstream: Content) -> Content | None:
+    """The candidate's differences, all rare classes and one by one, and the other arms'; None without a comparison."""
+    if "comparison" not in downstream or "candidate" not in verdict:
+        return None
+    differences = downstream["comparison"]["differences"]
+    effects = downstream["comparison"].get("minimum_effect", {})
+    candidate, by_class = verdict["candidate"], verdict["by_class"] if len(verdict["by_class"]) > 1 else {}
+    rows, zones, marked = [], {}, []
+    for arm in sorted(differences, key=lambda name: name != candidate):
+        for control, difference in differences[arm].items():
+            name = f"{arm} − {control}"
+            rows.append((name, difference))
+            zones[name] = effects.get(arm, {}).get(control)
+            if arm == candidate:
+                marked.append(name)
+        if arm == candidate:
+            rows += [
+                (f"{label}: {arm} − {control}", difference)
+                for label, found in by_class.items()
+                for control, difference in found.items()
+            ]
+    return charts.chart(rows, zones, zero=True, marked=marked)
+
+
+def _arms(downstream: Content, measure: str, verdict: Content, ticks: int = 5) -> Content:
+    rows = [(arm, values[measure]) for arm, values in downstream["arms"].items()]
+    return charts.chart(rows, marked=[verdict.get("candidate", "")], ticks=ticks)
+
+
+def _strips(quality: Content) -> Content:
+    """{class: {measure: places}}."""
+    return {
+        label: {name: charts.beside(found) for name, found in entry["measures"].items()}
+        for label, entry in quality["classes"].items()
+    }
+
+
+def _write_plots(folder: Path, content: Content) -> None:
+    """CSV files for `dvc plots`: counts by class, each measure by arm, differences, and the curves."""
+    arms, curves = content["downstream"]["arms"], content["downstream"]["curves"]
+    rows = [{"when": when, **row} for when, group in content["bars"].items() for row in group["rows"]]
+    tables = {"counts": pd.DataFrame(rows).drop(columns="widths").rename(columns={"name": "class"})}
+    for measure in MEASURES:
+        of_measure = [{"arm": arm, **values[measure]} for arm, values in arms.items()]
+        tables[measure] = pd.DataFrame(of_measure).rename(columns={"mean": measure})
+    compared = content["forest"] or {"rows": []}
+    rows = [{"change": row["name"], **row["value"]} for row in compared["rows"]]
+    tables["differences"] = pd.DataFrame(rows, columns=["change", "mean", "low", "high"])
+    for kind, (x, y) in AXES.items():
+        parts = [
+            pd.DataFrame({"class": label, "arm": arm, **found[kind]})
+            for arm, classes in curves.items()
+            for label, found in classes.items()
+        ] or [pd.DataFrame(columns=["class", "arm", "x", "mean", "low", "high"])]
+        tables[kind] = pd.concat(parts).rename(columns={"x": x, "mean": y}).dropna(subset=[y])
+    with written_whole(folder) as temporary:
+        temporary.mkdir()
+        for name, table in tables.items():
+            table.to_csv(temporary / f"{name}.csv", index=False)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""Stage `simulate`: an archive of chest radiographs that nobody has."""

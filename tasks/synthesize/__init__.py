@@ -1,0 +1,1 @@
+"""Stage `synthesize@NAME`: images of a generator, without copies of films."""

@@ -1,0 +1,132 @@
+"""Stage `synthesize@NAME`: draw the images that the plan asks for, or any number of one class."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from model.gan.networks import Generator
+from model.gan.sampling import batches
+from tasks import image_set
+from tasks.errors import UserError
+from tasks.files import write_json, written_whole
+from tasks.params import Synthesize
+from tasks.pictures import picture_png
+from tasks.progress import track
+from tasks.synthesize import dicom
+from tasks.synthesize.generator import read_generator, weights_digest
+from tasks.synthesize.screening import Screening
+
+SPARE = 5  # images that may be removed of however few
+Drawn = Iterator[tuple[str, int, np.ndarray]]  # label, number, image (H, W) uint8
+Form = Literal["shards", "png", "dicom"]
+
+
+class TooManyCopies(UserError):
+    """A generator repeats the films that it learnt from."""
+
+
+def run(
+    model_folder: Path,
+    out: Path,
+    plan: Mapping[str, int],
+    params: Synthesize,
+    form: Form = "shards",
+    curated_folder: Path | None = None,
+) -> dict[str, Any]:
+    """Write `plan[label]` images of every class in `plan` to `out`; returns the "screening" of its dataset.json.
+
+    `form`: "shards" (the format of curated sets), "png" or "dicom" (one file an image, CLASS/NUMBER.png or .dcm, see
+    `dicom`). Image k of a class and seed is the same in every form, whatever the counts.
+
+    Copies of the train split of `curated_folder` are never written: their numbers are left out, and further images
+    are drawn in their place. The worst pairs are real films too, so only "shards" come with them (worst_pairs.npy).
+    Raises UserError for a folder without a usable generator, an unknown class, films of another size, an `out` that
+    holds anything but an earlier such set, and TooManyCopies for a generator that copies more than the share
+    `max_copies`.
+    """
+    _check_place(out)
+    generator, config = read_generator(model_folder)
+    classes = config["classes"]
+    for label in plan:
+        if label not in classes:
+            raise UserError(f"{model_folder} has no class {label!r}; it has {', '.join(classes)}")
+    facts = {
+        "counts": dict(plan),
+        "model": weights_digest(model_folder),
+        "learnt_from": config["extra"].get("data_digest"),
+        **params.model_dump(),
+    }
+    side = generator.config.resolution
+    screening = Screening.against(curated_folder, side, facts["learnt_from"]) if curated_folder else Screening()
+    drawn = _drawn(generator, classes, plan, params, screening)
+    with written_whole(out) as folder:
+        folder.mkdir()
+        if form == "shards":
+            _write_shards(folder, drawn, classes, side, facts, screening)
+        else:
+            _write_files(folder, drawn, form, facts, screening)
+    return screening.report()
+
+
+def _check_place(out: Path) -> None:
+    """Other outputs of xraysynth must not be lost by a slip: a model's own folder, a curated set."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    facts = out / "dataset.json"
+    if not facts.is_file() or '"learnt_from"' not in facts.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{out} is not an earlier set of synthetic images; choose a new or empty folder")
+
+
+def _drawn(
+    generator: Generator, classes: list[str], plan: Mapping[str, int], params: Synthesize, screening: Screening
+) -> Drawn:
+    """All that the plan asks for."""
+    for label, count in plan.items():
+        kept = _kept(generator, classes.index(label), label, count, params, screening)
+        yield from track(kept, count, f"synthesize {label}", " images")
+
+
+def _kept(generator: Generator, number: int, label: str, count: int, params: Synthesize, screening: Screening) -> Drawn:
+    """`count` images of a class that are no copies."""
+    most = max(int(count / (1 - params.max_copies)), count + SPARE) if count else 0
+    done = 0
+    for part in batches(generator, number, most, params.seed, params.truncation):
+        kept = screening.kept(label, part, count)
+        yield from ((label, done + k, part[k]) for k in kept)
+        done, count = done + len(part), count - len(kept)
+        if not count:
+            return
+    if count:
+        found = screening.classes[label]
+        raise TooManyCopies(
+            f"{found['removed']} of {found['drawn']} images of {label!r} are copies of training films, more than "
+            f"synthesize.max_copies ({params.max_copies:g}) allows; train the generator for a shorter time, with more "
+            "films or with train.augment_target"
+        )
+
+
+def _write_shards(
+    folder: Path, drawn: Drawn, classes: list[str], size: int, facts: dict[str, Any], screening: Screening
+) -> None:
+    writer, rows = image_set.ShardWriter(folder), []
+    for label, k, image in drawn:
+        shard, row = writer.add(image)
+        rows.append({"image_id": f"{label}-{k:06d}", "label": label, "shard": shard, "row": row})
+    manifest = pd.DataFrame(rows, columns=["image_id", "label", "shard", "row"])
+    np.save(folder / "worst_pairs.npy", screening.pairs(size))
+    image_set.save_index(folder, manifest, classes, size, writer, **facts, screening=screening.report())
+
+
+def _write_files(folder: Path, drawn: Drawn, form: Form, facts: dict[str, Any], screening: Screening) -> None:
+    for label, k, image in drawn:
+        path = folder / label / f"{k:06d}"
+        path.parent.mkdir(exist_ok=True)
+        if form == "png":
+            path.with_suffix(".png").write_bytes(picture_png(image))
+        else:
+            origin = dicom.Origin(facts["model"], facts["seed"], facts["truncation"], label)
+            dicom.write(path.with_suffix(".dcm"), image, origin, k)
+    write_json(folder / "dataset.json", {**facts, "screening": screening.report()})

@@ -1,0 +1,1 @@
+"""MLflow: what every stage logs, also where its server is down for a while."""

@@ -1,0 +1,1 @@
+"""Stage `train@NAME`: one generator from the real train split."""

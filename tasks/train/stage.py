@@ -1,0 +1,183 @@
+"""Stage `train@NAME`: train one generator on the real train split, all classes together.
+
+An interrupted training is resumed: its checkpoints lie outside the stage's output, which DVC removes before the stage
+runs.
+"""
+
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from model.gan.networks import NetworkConfig
+from model.gan.storage import save_generator
+from model.training.checkpoint import Stopped
+from model.training.distributed import Ranks, join
+from model.training.guard import CollapseGuard, warm_up
+from model.training.loop import Row, Tick, TrainConfig, TrainingDiverged, fingerprint, train
+from tasks import image_set, progress
+from tasks.errors import UserError
+from tasks.files import written_whole
+from tasks.image_set import ImageSet
+from tasks.params import Model, Train
+from tasks.tracking import runs
+from tasks.train import card
+
+TICKS, LONGEST_TICK = 10, 20.0  # of a training, if none is then longer, in kimg
+CHECKPOINTS = Path(".xraysynth/checkpoints")
+ALARM = "alarm"  # tag of the run: why the guard ended the training
+NO_MEMORY = "can't allocate memory"  # says torch on a CPU, in a RuntimeError
+INTERRUPTED = 3  # trainings of a model, each with its data and params, that can be taken up again
+
+
+def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model) -> pd.DataFrame:
+    """Train the model `name`; write generator, config, history, pictures and model card to `out`.
+
+    Returns the history, a row a tick; an empty one in all but the first process of those that torchrun started. A
+    training that was interrupted with the same data and params is resumed; SIGTERM and SIGINT write a checkpoint
+    and end the process with 143 and 130. Raises UserError for params that the data does not admit.
+    """
+    films = image_set.load(curated_folder)
+    learnt = films.where(split="train")
+    network, config, ranks = _configured(name, films, params, model)
+    key = fingerprint(learnt.images, learnt.labels, network, config)
+    checkpoints = CHECKPOINTS / f"{name}-{key}"
+    training = partial(
+        train, learnt.images, learnt.labels, network, config, checkpoints=checkpoints, checkpoint_key=key
+    )
+    if not ranks.first:  # of several processes the first one reports and writes
+        with _ended(name, checkpoints):
+            training()
+        return pd.DataFrame()
+
+    guard = _guard(name, curated_folder, learnt, params.kimg)
+    _make_room(name, checkpoints)
+    settings = {**params.model_dump(), **model.model_dump()}
+    with runs.tracked(f"train@{name}", settings, films.digest) as tracked, written_whole(out) as folder:
+        report = _Report(name, params.kimg, films.classes, checkpoints / "samples", tracked)
+        with _ended(name, checkpoints, tracked):
+            generator = training(report.on_tick, guard=guard, on_resume=report.on_resume)
+        shutil.copytree(report.samples, folder / "samples")
+        table = pd.DataFrame(report.history)
+        table.to_csv(folder / "history.csv", index=False, float_format="%.6g")
+        facts = {"data_digest": films.digest, "params": settings, "threads": torch.get_num_threads()}
+        save_generator(folder, generator, films.classes, facts)
+
+        last = report.last
+        # Its reading is of the generator that is kept, unless an alarm has brought back an earlier one.
+        reading = last.reading if last.reading and not last.alarm else guard.check(generator, last.kimg)
+        counts = {label: len(learnt.where(label=label).images) for label in films.classes}
+        device = card.machine(config.torch_device())
+        text = card.model_card(name, generator, counts, reading, last, device, films.digest, settings)
+        for file, content in {**card.pictures(generator, films.classes), "card.md": text.encode()}.items():
+            (folder / file).write_bytes(content)
+            tracked.artifact(file, content)
+    shutil.rmtree(checkpoints)
+    return table
+
+
+def _configured(name: str, films: ImageSet, params: Train, model: Model) -> tuple[NetworkConfig, TrainConfig, Ranks]:
+    """The shape of the networks, how they are trained, and this process among those of torchrun."""
+    try:
+        network = NetworkConfig(
+            resolution=films.images.shape[1],
+            width=params.width,
+            classes=len(films.classes),
+            attention_resolutions=tuple(model.attention_resolutions),
+            phi=params.phi,
+            minibatch_stddev=params.minibatch_stddev,
+        )
+        shape = {"width", "phi", "minibatch_stddev"}
+        config = TrainConfig(**params.model_dump(exclude=shape), tick_kimg=min(params.kimg / TICKS, LONGEST_TICK))
+        ranks = join(config.torch_device())
+        ranks.check(config.batch)
+    except ValueError as error:
+        raise UserError(f"the params of {name} cannot be used: {error}") from None
+    return network, config, ranks
+
+
+def _guard(name: str, curated_folder: Path, learnt: ImageSet, kimg: float) -> CollapseGuard:
+    try:
+        return CollapseGuard(learnt.images, learnt.labels, learnt.classes, warm_up(kimg))
+    except ValueError as error:
+        raise UserError(f"{name} cannot learn from {curated_folder}: {error}; ingest more films") from None
+
+
+class _Report:
+    """What a training tells on its way: a line in the log, a row in MLflow and a picture a tick."""
+
+    last: Tick
+
+    def __init__(self, name: str, kimg: float, classes: list[str], samples: Path, tracked: runs.Run) -> None:
+        self.name, self.kimg, self.classes, self.tracked = name, kimg, classes, tracked
+        self.samples = samples  # kept through interruptions, like the history
+        self.history: list[Row] = []
+        samples.mkdir(parents=True, exist_ok=True)
+
+    def on_tick(self, tick: Tick) -> None:
+        self.last = tick
+        self.history.append(tick.row())
+        print(self._line(tick), flush=True)
+        self.tracked.metrics(self.history[-1], step=_images_shown(tick.kimg))
+        if tick.alarm:
+            self.tracked.tag(ALARM, tick.alarm)
+            sentence = f"warning: {self.name}: {tick.alarm}; the training ends with the best generator before"
+            print(sentence, file=sys.stderr, flush=True)
+        picture = self.samples / f"{_images_shown(tick.kimg):08d}.png"
+        picture.write_bytes(card.sample_grid(tick.generator, self.classes))
+
+    def on_resume(self, kimg: float, earlier: list[Row]) -> None:
+        self.history.extend(earlier)
+        print(f"{self.name}: resumed at {kimg:.2f} kimg", flush=True)
+        for row in self.history:
+            self.tracked.metrics(row, step=_images_shown(row["kimg"]))
+        self.tracked.tag("resumed_at_kimg", round(kimg, 3))
+
+    def _line(self, tick: Tick) -> str:
+        losses = f"loss G {tick.loss_generator:.3f} D {tick.loss_discriminator:.3f}"
+        done, total, rate = f"{tick.kimg:.2f}", f"{self.kimg:g} kimg", f"{tick.images_per_second:.0f} images"
+        return progress.line(self.name, done, total, rate, tick.eta_seconds, losses)
+
+
+def _images_shown(kimg: float) -> int:
+    return round(kimg * 1000)
+
+
+def _make_room(name: str, checkpoints: Path) -> None:
+    """Forget the interrupted trainings of a model but the last few."""
+    others = [folder for folder in CHECKPOINTS.glob(f"{name}-*") if folder != checkpoints]
+    for folder in sorted(others, key=lambda other: other.stat().st_mtime, reverse=True)[INTERRUPTED - 1 :]:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _ended(name: str, checkpoints: Path, tracked: runs.Run | None = None) -> Iterator[None]:
+    """Says what a training warns of or ends early by, in a sentence each."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr, flush=True)
+            yield
+    except TrainingDiverged as error:
+        if tracked:
+            tracked.tag(ALARM, error)
+        shutil.rmtree(checkpoints, ignore_errors=True)  # it would diverge again; another process may have done so
+        raise UserError(
+            f"{name}: {error}; no earlier generator is worth keeping, so change the params: a lower "
+            "train.learning_rate, or another train.loss"
+        ) from None
+    except Stopped as stop:
+        print(f"{name}: {stop}; the same command resumes from the last checkpoint", file=sys.stderr, flush=True)
+        raise SystemExit(128 + stop.number) from None
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and NO_MEMORY not in str(error):
+            raise
+        raise UserError(
+            f"{name}: the memory does not suffice; lower train.batch or train.width, or take attention_resolutions of "
+            "fewer pixels"
+        ) from None

@@ -1,0 +1,228 @@
+"""The stage as a whole on a small set: what it writes, its sweeps, and that an interruption changes nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from tasks import image_set
+from tasks.classify import stage
+from tasks.classify.arms import Job
+from tasks.classify.confounds import leaked
+from tasks.errors import UserError
+from tasks.params import Classify
+from tests.tasks.sets import write_set
+
+ROOT = Path(__file__).resolve().parents[3]
+OUTPUTS = ("downstream.json", "predictions.csv")
+SWEPT = Classify(
+    arms=["real", "duplicate", "msg_gan", "classic+msg_sagan"],
+    steps=6,
+    batch=8,
+    bootstrap=100,
+    ratios=[0.5],
+    real_fractions=[0.5],
+    cross=True,
+)
+
+
+def prepare(folder: Path) -> Path:
+    write_set(folder / "data/curated", images=150)
+    for seed, name in enumerate(("msg_gan", "msg_sagan"), start=1):
+        write_set(folder / "data/synthetic" / name, seed)
+    (folder / "reports").mkdir()
+    (folder / "reports/imbalance.json").write_text(json.dumps({"plan": {"rare": 12}, "rare": ["rare"]}))
+    return folder
+
+
+def run(params: Classify) -> dict[str, Any]:
+    """The stage in the working folder."""
+    folders = {name: Path("data/synthetic") / name for name in ("msg_gan", "msg_sagan")}
+    plan, out, predictions = (Path("reports") / name for name in ("imbalance.json", *OUTPUTS))
+    return stage.run(Path("data/curated"), folders, plan, out, predictions, params)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = prepare(tmp_path_factory.mktemp("classify") / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder, run(SWEPT)
+
+
+def test_what_is_written_is_whole_and_free_of_patients(swept: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = swept
+    text = (folder / "reports/downstream.json").read_text()
+    assert json.loads(text) == result
+    assert not {f'"{name}"' for name in image_set.load(folder / "data/curated").manifest["patient_id"]} & set(
+        text.split()
+    )
+    assert list(result["arms"]) == list(result["confusion"]) == list(result["curves"]) == SWEPT.arms
+    measures = {"macro_f1", "sensitivity_at_90_specificity", "ece", "brier", "precision_rare", "recall_rare"}
+    for arm in SWEPT.arms:
+        assert measures < set(result["arms"][arm])
+        assert all(sum(row) == pytest.approx(1, abs=1e-3) for row in result["confusion"][arm])
+        for curve in result["curves"][arm]["rare"].values():
+            assert [len(curve[part]) for part in ("x", "mean", "low", "high")] == [101] * 4
+    assert not (folder / ".xraysynth/classify").exists()
+
+
+def test_sweeps_hold_every_value_and_the_main_experiment(swept: tuple[Path, dict[str, Any]]) -> None:
+    _, result = swept
+    found = result["sweeps"]
+    adding = ["duplicate", "msg_gan", "classic+msg_sagan"]
+    assert [(row["arm"], row["ratio"]) for row in found["ratio"]] == [(a, r) for a in adding for r in (0.5, 1.0)]
+    assert [(row["arm"], row["fraction"]) for row in found["real_fraction"]] == [
+        (a, f) for a in SWEPT.arms for f in (0.5, 1.0)
+    ]
+    for row in [*found["ratio"][1::2], *found["real_fraction"][1::2]]:
+        assert row["rare_auprc"] == result["arms"][row["arm"]]["rare_auprc"]
+
+
+def test_sweeps_compare_synthetic_images_with_the_controls_at_the_same_value(
+    swept: tuple[Path, dict[str, Any]],
+) -> None:
+    _, result = swept
+    rows = {(row["arm"], row["fraction"]): row for row in result["sweeps"]["real_fraction"]}
+    assert rows["duplicate", 0.5]["differences"] == {}
+    for arm in ("msg_gan", "classic+msg_sagan"):
+        for value in (0.5, 1.0):
+            found = rows[arm, value]["differences"]
+            assert list(found) == ["duplicate", "real"]
+            for control, difference in found.items():
+                apart = rows[arm, value]["rare_auprc"]["mean"] - rows[control, value]["rare_auprc"]["mean"]
+                assert difference["mean"] == pytest.approx(apart, abs=2e-4)
+                assert difference["low"] < difference["mean"] < difference["high"]
+    assert all(list(row["differences"]) == ["duplicate"] for row in result["sweeps"]["ratio"][2:])
+
+
+def test_cross_puts_real_and_synthetic_in_each_others_place(swept: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = swept
+    pairs = [(row["trained_on"], row["tested_on"]) for row in result["cross"]]
+    assert pairs == [("real", "real"), ("msg_gan", "real"), ("real", "msg_gan")]
+    assert result["cross"][0]["auroc"] == result["arms"]["real"]["auroc"]
+    predictions = pd.read_csv(folder / "reports/predictions.csv")
+    tests = predictions[(predictions["arm"] == "real") & (predictions["seed"] == 0)]["split"].value_counts()
+    real = predictions[(predictions["split"] == "test") & (predictions["label"] == "rare")]["image_id"].nunique()
+    assert tests["msg_gan"] == real
+
+
+def test_killed_and_run_again_gives_the_same_bytes(
+    swept: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """SIGKILL as soon as two trainings are kept: those are not repeated, and nothing differs in the end."""
+    whole, broken = prepare(tmp_path / "whole"), prepare(tmp_path / "broken")
+    for folder in (whole, broken):
+        shutil.copy(swept[0] / "mlflow.db", folder)  # making one takes seconds
+    params = Classify(arms=["real", "duplicate", "msg_gan"], steps=10, batch=16, bootstrap=100)
+    monkeypatch.chdir(whole)
+    run(params)
+    monkeypatch.chdir(broken)
+    code = f"from tests.tasks.test_classify import Classify, run; run(Classify(**{params.model_dump()!r}))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
+    kept = broken / ".xraysynth/classify"
+    while process.poll() is None and len(list(kept.glob("*.npy"))) < 2:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = len(list(kept.glob("*.npy")))
+    assert 2 <= before < 6
+    capsys.readouterr()
+    run(params)
+    assert capsys.readouterr().out.count("was trained before the interruption") == before
+    for name in OUTPUTS:
+        assert (broken / "reports" / name).read_bytes() == (whole / "reports" / name).read_bytes()
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_without_held_out_films_nothing_is_trained(split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(prepare(tmp_path / "project"))
+    manifest = pd.read_csv("data/curated/manifest.csv")
+    manifest.loc[manifest["split"] == split, "split"] = "train"
+    manifest.to_csv("data/curated/manifest.csv", index=False)
+    with pytest.raises(UserError, match=f"has no films in the split {split}, so classifiers cannot be compared"):
+        run(Classify(arms=["real", "msg_gan"], steps=6, batch=8))
+
+
+def test_a_rare_class_without_a_plan_is_none_of_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fill_to may be so low that of one of two rare classes no image is made."""
+    monkeypatch.chdir(prepare(tmp_path / "project"))
+    Path("reports/imbalance.json").write_text(json.dumps({"plan": {"rare": 12}, "rare": ["normal", "rare"]}))
+    result = run(Classify(arms=["real", "duplicate", "msg_gan"], steps=6, batch=8, bootstrap=100))
+    assert result["rare"] == ["rare"]
+    for arm in result["arms"].values():
+        assert arm["rare_auprc"] == arm["auprc_rare"]
+
+
+def test_a_train_film_in_the_test_split_is_counted(tmp_path: Path) -> None:
+    films = image_set.load(write_set(tmp_path / "set", images=150))
+    assert leaked(films) == {"val": 0, "test": 0}
+    splits = films.manifest["split"].to_numpy()
+    train, test = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "test")
+    noise = np.random.default_rng(0).normal(0, 1, (2, 32, 32))
+    films.images[test[:2]] = np.clip(films.images[train[:2]] + noise, 0, 255)
+    assert leaked(films) == {"val": 0, "test": 2}
+
+
+def test_kept_predictions_are_of_the_same_data_and_params_only(tmp_path: Path) -> None:
+    real = image_set.load(write_set(tmp_path / "real"))
+    other = image_set.load(write_set(tmp_path / "other", seed=5))
+    job = Job("msg_gan", 0)
+    data = stage.Data(real, {"msg_gan": other}, {"rare": 12})
+    params = Classify()
+    moved = real.manifest.assign(split=np.roll(real.manifest["split"].to_numpy(), 5))
+    variants = [
+        (Job("msg_gan", 1), data, params),
+        (Job("msg_gan", 0, ratio=0.5), data, params),
+        (job, stage.Data(other, {"msg_gan": other}, {"rare": 12}), params),
+        (job, stage.Data(real, {"msg_gan": real}, {"rare": 12}), params),
+        (job, stage.Data(real, {"msg_gan": other}, {"rare": 13}), params),
+        (
+            job,
+            stage.Data(image_set.ImageSet(real.images, moved, real.classes, real.digest), data.synthetic, data.plan),
+            params,
+        ),
+        *(
+            (job, data, params.model_copy(update=change))
+            for change in ({"steps": 9}, {"batch": 9}, {"learning_rate": 9.0})
+        ),
+    ]
+    found = {stage._fingerprint(*variant) for variant in [(job, data, params), *variants]}
+    assert len(found) == 1 + len(variants)
+    same = params.model_copy(update={"bootstrap": 500, "arms": ["msg_gan"], "seeds": [0, 5]})
+    assert stage._fingerprint(job, data, same) == stage._fingerprint(job, data, params)
+
+
+def test_densenet_needs_monai_and_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="16 pixels are too few"):
+        stage.architecture("densenet121", 16)
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
+    with pytest.raises(UserError, match="pip install 'xraysynth\\[monai\\]'"):
+        stage.architecture("densenet121", 64)
+
+
+def test_densenet_gives_logits() -> None:
+    pytest.importorskip("monai", reason="MONAI is not installed: pip install 'xraysynth[monai]'")
+    network = stage.architecture("densenet121", 32)(3)
+    assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
+
+
+def test_the_params_of_the_repository_name_the_arms_of_the_issue() -> None:
+    arms = yaml.safe_load((ROOT / "params.yaml").read_text())["classify"]["arms"]
+    assert arms == ["real", "class_weight", "duplicate", "classic", "msg_gan", "msg_sagan", "classic+msg_sagan"]

@@ -1,0 +1,407 @@
+"""The page from drawn results of the other stages: what it shows, what it must not, and the figures beside it."""
+
+import base64
+import io
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+from PIL import Image
+
+from tasks import image_set, provenance
+from tasks.errors import UserError
+from tasks.params import Imbalance, Params
+from tasks.report import charts, gallery, page, stage, verdict
+from tasks.tracking import runs
+from tests.tasks.results import ALARM, ARMS, GANS, write_results
+
+PARAMS = Params()
+HOSTILE = """<script>document.title='owned'</script><img src=x onerror=alert(1)>"'&"""
+INLINE = {"a", "b", "code", "i", "small", "span"}
+PASSED = {"mean": 0.1, "low": 0.05, "high": 0.15}
+GATES = {
+    "memorisation": {"passed": True, "why": "3 of 30 images were removed."},
+    "diversity": {"passed": False, "why": f"Less varied than real films {HOSTILE}."},
+}
+
+
+@dataclass
+class Parsed(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.text += "" if tag in INLINE else " "
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] not in ("style", "script"):
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def parsed(html: str) -> Parsed:
+    result = Parsed()
+    result.feed(html)
+    result.text = " ".join(result.text.split())
+    return result
+
+
+def outputs(folder: Path) -> stage.Outputs:
+    return stage.Outputs(folder / "report.html", folder / "verdict.json", folder / "metrics.json", folder / "plots")
+
+
+def hide_names(folder: Path) -> None:
+    """Identifiers that cannot be there by chance."""
+    manifest = pd.read_csv(folder / "manifest.csv")
+    for column in ("image_id", "patient_id"):
+        manifest[column] = [f"CANARY{column}{k}" for k in range(len(manifest))]
+    manifest.to_csv(folder / "manifest.csv", index=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with all inputs, and the outputs in `out`; hostile words where results have words."""
+    folder = tmp_path_factory.mktemp("report")
+    inputs = write_results(folder)
+    hide_names(folder / "curated")
+    found = json.loads(inputs.downstream.read_text())
+    found["confounds"]["warnings"].append(HOSTILE)
+    inputs.downstream.write_text(json.dumps(found))
+    decide = verdict.decide
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        # By its whole path: within a process MLflow takes the first mlflow.db for all of that name.
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv(runs.PIPELINE_VARIABLE, "one-execution")
+        patch.setattr("tasks.report.stage.decide", lambda *facts: {**decide(*facts), "gates": GATES})  # hostile words
+        stage.run(inputs, outputs(folder / "out"), PARAMS)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def shown(made: Path) -> Parsed:
+    return parsed((made / "out/report.html").read_text())
+
+
+def test_the_page_loads_nothing(shown: Parsed) -> None:
+    sources = [attributes["src"] for tag, attributes in shown.tags if "src" in attributes]
+    assert len(sources) > 40
+    assert all(source is not None and source.startswith("data:image/") for source in sources)
+    assert [attributes["href"] for attributes in shown.all("link")] == ["data:,"]
+    assert all(str(attributes["href"]).startswith("#") for attributes in shown.all("a"))
+    policy = next(a["content"] for a in shown.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_link_inside_has_its_place(shown: Parsed) -> None:
+    places = {attributes.get("id") for _, attributes in shown.tags}
+    assert {str(attributes["href"])[1:] for attributes in shown.all("a")} <= places
+
+
+def test_what_comes_from_data_is_escaped(made: Path, shown: Parsed) -> None:
+    assert len(shown.all("script")) == 1
+    assert not any("onerror" in attributes for _, attributes in shown.tags)
+    assert shown.text.count("document.title='owned'") == 3  # both places of the warning, and the gate
+    assert HOSTILE not in (made / "out/report.html").read_text()
+
+
+def test_no_identifier_is_on_the_page(made: Path) -> None:
+    for path in (path for path in (made / "out").rglob("*") if path.is_file()):
+        assert "CANARY" not in path.read_text()
+
+
+def test_the_page_says_what_was_found(made: Path, shown: Parsed) -> None:
+    downstream = json.loads((made / "reports/downstream.json").read_text())
+    assert json.loads((made / "out/verdict.json").read_text())["sentence"] in shown.text
+    assert "0.045 against classic, 0.045 against duplicate, not known against real" in shown.text
+    assert "Memorisation: passed" in shown.text
+    assert "Diversity: not passed" in shown.text
+    for values in downstream["arms"].values():
+        assert page.figure(values["rare_auprc"]) in shown.text
+        assert page.figure(values["brier"]) in shown.text
+    for name in GANS:
+        quality = json.loads((made / f"reports/quality/{name}.json").read_text())
+        for measure, found in quality["classes"]["rare"]["measures"].items():
+            assert f"{page.WORDS[measure][0]} {page.number(found['value'])}" in shown.text
+        screening = json.loads((made / f"synthetic/{name}/dataset.json").read_text())["screening"]
+        assert f"{page.percent(screening['false_alarms'])} are called copies" in shown.text
+        for pair in screening["worst"]:
+            assert f"{pair['signal']} {page.number(pair['score'])}" in shown.text
+    assert "no confidence interval, but the lowest and the highest value over 10 random divisions" in shown.text
+    assert "A value better than the floor is not better than real" in shown.text
+    assert "changes that would be missed more than one time in five" in shown.text
+    assert "Not looked at, as not known to differ between enough films: source, sex, age group." in shown.text
+    assert "Copies: calibrated on 60 held-out films: too few to count a share of 1 % among them." in shown.text
+    assert ALARM in shown.text
+    assert "The collapse guard raised no alarm" in shown.text
+    assert image_set.load(made / "curated").digest in shown.text
+    assert "one-execution" in shown.text
+
+
+def test_it_has_the_pictures(shown: Parsed) -> None:
+    words = [str(attributes["alt"]) for attributes in shown.all("img")]
+    assert (
+        sum(word.startswith("Synthetic image") for word in words) == sum(w.startswith("Its nearest") for w in words) > 0
+    )
+    for expected in ("ROC curves of rare", "precision–recall curves of rare", "Attention maps of msg_sagan"):
+        assert any(expected in word for word in words), expected
+    assert sum("MS-SSIM of pairs over training" in word for word in words) == len(GANS)
+    assert "Attention maps of msg_gan" not in words
+    assert all(words)
+
+
+def test_the_blind_strip_works_without_its_script(shown: Parsed) -> None:
+    films = [attributes for attributes in shown.all("li") if attributes.get("class") == "film"]
+    truths = [attributes["data-truth"] for attributes in films]
+    assert len(films) == PARAMS.report.blind
+    assert {"real", "synthetic"} == set(truths)
+    assert all("hidden" in attributes for attributes in shown.all("button"))  # the script shows them
+    answers = shown.text.split("Answers ")[1]
+    for k, truth in enumerate(truths, start=1):
+        said = answers.split(f"{k}: ")[1].split(";")[0].split(".")[0]
+        assert (said == "real") == (truth == "real")
+
+
+def pixels(uri: str) -> bytes:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("L")).tobytes()
+
+
+def test_the_blind_strip_says_the_truth_and_keeps_its_order(made: Path) -> None:
+    real = image_set.load(made / "curated").where(split="train")
+    synthetic = {name: image_set.load(made / "synthetic" / name) for name in GANS}
+    strip = gallery.blind(real, synthetic, 12, seed=0)["rare"]
+    sets = {"real": real, **synthetic}
+    for film in strip:
+        assert pixels(film["picture"]) in {image.tobytes() for image in sets[film["truth"]].images}
+    assert strip == gallery.blind(real, synthetic, 12, seed=0)["rare"]
+    counts = {sum(f["truth"] == "real" for f in gallery.blind(real, synthetic, 12, k)["rare"]) for k in range(12)}
+    assert len(counts) > 2  # not to be found by counting
+    assert {0, 12}.isdisjoint(counts)
+
+
+def test_metrics_have_the_figures_of_the_contract(made: Path) -> None:
+    found = json.loads((made / "out/metrics.json").read_text())
+    downstream = json.loads((made / "reports/downstream.json").read_text())
+    quality = json.loads((made / "reports/quality/msg_gan.json").read_text())
+    assert found["imbalance_ratio"] == 4.0
+    for measure in stage.MEASURES:
+        assert found[measure] == {arm: downstream["arms"][arm][measure]["mean"] for arm in ARMS}
+    assert found["minimum_effect"] == {"classic": 0.045, "duplicate": 0.045, "real": None}
+    value = quality["classes"]["rare"]["measures"]["coverage"]["value"]
+    assert found["quality"]["msg_gan"]["rare"]["coverage"] == value
+
+
+def test_mlflow_has_them_too_and_the_page(made: Path) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{made}/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string=f"name = '{runs.EXPERIMENT}'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.tags["stage"] == "report"
+    assert run.data.tags["verdict"] == "no evidence"
+    found = json.loads((made / "out/metrics.json").read_text())
+    assert run.data.metrics["rare_auprc.classic_msg_sagan"] == found["rare_auprc"]["classic+msg_sagan"]
+    assert run.data.metrics["quality.msg_gan.rare.coverage"] == found["quality"]["msg_gan"]["rare"]["coverage"]
+    assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"report.html", "verdict.json"}
+
+
+def test_the_curves_of_dvc_are_those_of_the_page(made: Path) -> None:
+    downstream = json.loads((made / "reports/downstream.json").read_text())
+    for kind, (x, y) in stage.AXES.items():
+        table = pd.read_csv(made / f"out/plots/{kind}.csv")
+        assert set(table["arm"]) == set(ARMS)
+        of_arm = table[(table["arm"] == "duplicate") & (table["class"] == "rare")]
+        expected = downstream["curves"]["duplicate"]["rare"][kind]
+        assert of_arm[x].tolist() == expected["x"]
+        assert of_arm[y].tolist() == expected["mean"]
+    ece = pd.read_csv(made / "out/plots/ece.csv").set_index("arm")
+    assert ece.loc["classic", "ece"] == downstream["arms"]["classic"]["ece"]["mean"]
+    change = pd.read_csv(made / "out/plots/differences.csv").set_index("change").loc["msg_gan − duplicate"]
+    assert change.to_dict() == downstream["comparison"]["differences"]["msg_gan"]["duplicate"]
+    counts = pd.read_csv(made / "out/plots/counts.csv").set_index(["when", "class"])
+    screening = json.loads((made / "synthetic/msg_sagan/dataset.json").read_text())["screening"]["classes"]["rare"]
+    assert counts.loc[("after", "rare"), "synthetic"] == screening["drawn"] - screening["removed"]
+
+
+def test_without_rare_classes_there_is_a_page(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No synthetic images, no limits to screen by, no comparison, no reading of the guard, no known confound."""
+    inputs = write_results(tmp_path, params=Imbalance(rare_below=0.01))
+    found: dict[str, Any] = json.loads(inputs.downstream.read_text())
+    del found["comparison"]
+    unseen = {"warnings": [], "looked_at": [], "not_known": ["view", "sex"], "groups": []}
+    found |= {"sweeps": {"ratio": [], "real_fraction": []}, "cross": [], "confounds": unseen}
+    inputs.downstream.write_text(json.dumps(found))
+    for folder in inputs.synthetic.values():
+        facts = json.loads((folder / "dataset.json").read_text())
+        few = "copies: 3 held-out films are too few"
+        facts["screening"] |= {"note": few, "false_alarms": None, "threshold": {"detail": 0.95}, "worst": []}
+        (folder / "dataset.json").write_text(json.dumps(facts))
+    for folder in inputs.models.values():
+        pd.read_csv(folder / "history.csv", usecols=["kimg", "seconds", "loss_generator", "loss_discriminator"]).to_csv(
+            folder / "history.csv", index=False
+        )
+    assert stage.run(inputs, outputs(tmp_path / "out"), PARAMS)["verdict"] == "not needed"
+    text = parsed((tmp_path / "out/report.html").read_text()).text
+    assert "Copies: 3 held-out films are too few." in text
+    assert "false alarms" not in text
+    assert "Confounds could not be looked at." in text
+    assert "None of these was known to differ between enough films: view, sex." in text
+    assert "No class nearly coincides" not in text
+    assert "was not measured" not in text  # nothing was planned
+    assert "Which is real?" not in text
+    assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+def test_where_no_confound_was_found_the_page_names_those_looked_for(tmp_path: Path, made: Path) -> None:
+    inputs = write_results(tmp_path)
+    found: dict[str, Any] = json.loads(inputs.downstream.read_text())
+    found["confounds"]["warnings"] = []
+    inputs.downstream.write_text(json.dumps(found))
+    stage.run(inputs, outputs(tmp_path / "out"), PARAMS)
+    text = parsed((tmp_path / "out/report.html").read_text()).text
+    assert "No class nearly coincides with these: view, native size." in text
+    assert "Not looked at, as not known to differ between enough films: source, sex, age group." in text
+
+
+def test_test_films_that_are_also_learnt_from_stand_beside_the_verdict(tmp_path: Path, made: Path) -> None:
+    inputs = write_results(tmp_path)
+    found: dict[str, Any] = json.loads(inputs.downstream.read_text())
+    assert "Leak:" not in (made / "out/report.html").read_text()
+    found["leaked"]["test"] = 3
+    inputs.downstream.write_text(json.dumps(found))
+    stage.run(inputs, outputs(tmp_path / "out"), PARAMS)
+    text = parsed((tmp_path / "out/report.html").read_text()).text
+    assert "Leak: 3 test films are nearly equal to a train film" in text.split("Which is real?")[0]
+    assert "validation films are nearly" not in text
+
+
+def test_the_forest_has_each_of_several_rare_classes(made: Path, shown: Parsed) -> None:
+    downstream = json.loads((made / "reports/downstream.json").read_text())
+    found = {"candidate": "msg_sagan", "by_class": {"a": {"classic": PASSED}, "b": {"classic": PASSED}}}
+    forest = stage._forest(found, downstream)
+    assert forest is not None
+    rows = [row["name"] for row in forest["rows"]]
+    of_all = [f"msg_sagan − {control}" for control in downstream["comparison"]["differences"]["msg_sagan"]]
+    assert rows[:5] == [*of_all, "a: msg_sagan − classic", "b: msg_sagan − classic"]
+    assert "rare: msg_sagan − classic" not in shown.text  # of one class it would be the same again
+
+
+def test_a_class_that_was_not_measured_has_its_reason(tmp_path: Path, made: Path) -> None:
+    inputs = write_results(tmp_path)
+    found: dict[str, Any] = json.loads(inputs.quality["msg_gan"].read_text())
+    del found["classes"]["rare"]
+    found["left_out"] = {"rare": "Nearly all real images are of one patient: there is no floor."}
+    inputs.quality["msg_gan"].write_text(json.dumps(found))
+    stage.run(inputs, outputs(tmp_path / "out"), PARAMS)
+    text = parsed((tmp_path / "out/report.html").read_text()).text
+    assert "msg_gan, rare, was not measured. Nearly all real images are of one patient" in text
+
+
+def test_missing_and_older_results_are_named(tmp_path: Path, made: Path) -> None:
+    inputs = write_results(tmp_path)
+    found = json.loads(inputs.downstream.read_text())
+    del found["confusion"]
+    inputs.downstream.write_text(json.dumps(found))
+    with pytest.raises(UserError, match="confusion"):
+        stage.run(inputs, outputs(tmp_path / "out"), PARAMS)
+    del found["curves"]
+    inputs.downstream.write_text(json.dumps(found))
+    with pytest.raises(UserError, match="curves"):
+        stage.run(inputs, outputs(tmp_path / "out"), PARAMS)
+    (inputs.models["msg_gan"] / "history.csv").unlink()
+    with pytest.raises(UserError, match=r"history\.csv is missing; run the stages before"):
+        stage.run(inputs, outputs(tmp_path / "out"), PARAMS)
+
+
+def test_links_go_to_the_runs_of_the_same_execution(
+    tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a real store; only the address is that of a server."""
+    with runs.tracked("classify", {}, "abc") as other, runs.tracked("report", {}, "abc") as run:
+        assert run.links() == {}  # of a local file there is no page
+        monkeypatch.setattr(runs, "server_address", lambda: "https://mlflow.example")
+        assert run.links()["classify"] == f"https://mlflow.example/#/experiments/1/runs/{other.run_id}"
+    monkeypatch.setenv(runs.PIPELINE_VARIABLE, "another")
+    with runs.tracked("report", {}, "abc") as run:
+        assert set(run.links()) == {"report"}
+
+
+def test_no_password_goes_into_a_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://name:secret@mlflow.example:5000/base/?token=1")
+    assert runs.server_address() == "https://mlflow.example:5000/base"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://name:secret@db.example/mlflow")
+    assert runs.server_address() == ""
+
+
+def test_provenance_knows_changed_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert provenance.git_revision() == ""
+    (tmp_path / "params.yaml").write_text("a: 1\n")
+    author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "--quiet"], ["add", "."], [*author, "commit", "--quiet", "--message", "one"]):
+        subprocess.run(["git", *command], check=True)
+    revision = provenance.git_revision()
+    assert len(revision) == 40
+    (tmp_path / "dvc.lock").write_text("made by a run: no change of the code\n")
+    assert provenance.git_revision() == revision
+    (tmp_path / "params.yaml").write_text("a: 2\n")
+    assert provenance.git_revision() == f"{revision}, with changes that are not committed"
+
+
+def test_the_lock_digest_is_of_what_the_page_was_made_from(tmp_path: Path) -> None:
+    lock = tmp_path / "dvc.lock"
+    assert provenance.locked(lock) == {}
+    ingest = "stages:\n  ingest:\n    outs:\n    - {path: data/curated, md5: %s}\n"
+    lock.write_text(ingest % "aa.dir")
+    first = provenance.locked(lock)
+    assert first["outs"] == {"data/curated": "aa.dir"}
+    lock.write_text(ingest % "aa.dir" + "  report:\n    outs:\n    - {path: reports/report.html, md5: cc}\n")
+    assert provenance.locked(lock) == first
+    lock.write_text(ingest % "bb.dir")
+    assert provenance.locked(lock)["digest"] != first["digest"]
+
+
+def test_places_on_an_axis() -> None:
+    chart = charts.chart(
+        [("a", {"mean": 0.1, "low": 0.0, "high": 0.2}), ("b", {"mean": None, "low": None, "high": None})],
+        zones={"a": 0.3},
+        zero=True,
+    )
+    first, second = chart["rows"]
+    assert chart["zero"] == pytest.approx(50, abs=0.01)  # the zone makes the axis symmetric
+    assert first["line"][0] == chart["zero"]
+    assert first["zone"][0] < first["line"][0] < first["dot"] < first["line"][1] < first["zone"][1]
+    assert "dot" not in second
+    assert {tick["text"] for tick in chart["ticks"]} >= {"0", "0.15", "−0.15"}
+
+
+def test_measures_that_lie_far_apart_get_a_logarithmic_axis() -> None:
+    shame = {"blurred": 3.0, "noisy": 30.0, "one_image": 300.0}
+    found = charts.beside({"value": 30.0, "low": None, "high": None, "floor": 0.3, "shame": shame})
+    assert found["log"]
+    assert found["dot"] == found["shame"]["noisy"]
+    assert found["shame"]["blurred"] - found["floor"] == pytest.approx(
+        found["dot"] - found["shame"]["blurred"], abs=0.1
+    )
+    assert not charts.beside({"value": -1.0, "low": -2.0, "high": 0.0, "floor": 0.3, "shame": shame})["log"]
+
+
+def test_the_page_is_small_enough_for_a_mail(made: Path) -> None:
+    assert (made / "out/report.html").stat().st_size < 3_000_000
