@@ -5,7 +5,7 @@ python -m benchmarks.gan --peer DIR     the same for a checkout of akanimax/BMSG
 python -m benchmarks.gan --compiled     the same for our networks behind torch.compile
 
 Each side trains in a fresh process, one after the other, and that several times. It takes its own default settings but
-for resolution, width, latent size (the width) and batch. Needs torch, torchmetrics, numpy and safetensors only.
+for resolution, width, latent size (the width) and batch. Needs torch, numpy and safetensors only.
 """
 
 import argparse

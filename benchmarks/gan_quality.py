@@ -4,7 +4,7 @@ python -m benchmarks.gan_quality run STUDY --seeds 3 --jobs 2    what is missing
 python -m benchmarks.gan_quality table [STUDY]                   the tables of what is there
 
 Every training is a process of its own and adds a row to benchmarks/results/gan_quality.jsonl; one that is there is not
-run again, so a study can be interrupted and gone on with, here or elsewhere. The films are those of
+run again, so a study can be interrupted and resumed, here or elsewhere. The films are those of
 `XRAYSYNTH_TESTDATA`, by default ../shared/data; the judge (SqueezeNet features; not the published FID), and its
 weights, lie beside them.
 """

@@ -45,9 +45,9 @@ def main() -> None:
     print()
     print(table(["class", *SPLITS, "to synthesise"], counts(imbalance)), "\n")
     print(table(["model", "kimg", "minutes", "images/s"], (training(name) for name in qualities)), "\n")
-    shames = ("blurred", "noisy", "one_image")
-    header = ["model", "class", "measure", "synthetic", "floor", *shames]
-    print(table(header, images(qualities, shames)), "\n")
+    controls = ("blurred", "noisy", "one_image")
+    header = ["model", "class", "measure", "synthetic", "floor", *controls]
+    print(table(header, images(qualities, controls)), "\n")
     print(table(["model", "class", "drawn", "removed", "by", "false alarms"], copies(screening)), "\n")
     print(table(["arm", *MEASURES], ((a, *(spread(v[m]) for m in MEASURES)) for a, v in downstream["arms"].items())))
     parts = [f"{part}_{label}" for label in downstream["classes"] for part in ("recall", "precision", "auprc")]
@@ -60,10 +60,10 @@ def main() -> None:
         print()
         against = (f"against {control}" for control in ALWAYS_COMPARED)
         print(table(["arm", "ratio", "share of the real images", "rare_auprc", *against], sweeps(downstream)))
-    if downstream["cross"]:
+    if downstream["tstr"]:
         print()
         cells = (
-            (r["trained_on"], r["tested_on"], spread(r["auroc"]), spread(r["rare_auprc"])) for r in downstream["cross"]
+            (r["trained_on"], r["tested_on"], spread(r["auroc"]), spread(r["rare_auprc"])) for r in downstream["tstr"]
         )
         print(table(["trained on", "tested on", "auroc", "rare_auprc"], cells))
 
@@ -74,15 +74,15 @@ def counts(imbalance: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
         yield label, *(entry["images"][split] for split in SPLITS), imbalance["plan"].get(label, 0)
 
 
-def images(qualities: dict[str, Any], shames: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """Every measure beside its floor and its shames."""
+def images(qualities: dict[str, Any], controls: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Every measure beside its floor and its damaged controls."""
     for name, quality in qualities.items():
         for label, entry in quality["classes"].items():
             for measure, found in entry["measures"].items():
                 value = f"{found['value']:.3g}"
                 if found["low"] is not None:
                     value += f" ({found['low']:.3g} to {found['high']:.3g})"
-                rest = (found["floor"], *(found["shame"][shame] for shame in shames))
+                rest = (found["floor"], *(found["damaged"][control] for control in controls))
                 yield name, label, measure, value, *(f"{number:.3g}" for number in rest)
 
 

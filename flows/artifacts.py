@@ -75,20 +75,20 @@ def story(
     new: int,
     drift: dict[str, Any],
     verdict: dict[str, Any],
-    contest: dict[str, Any] | None,
+    challenge: dict[str, Any] | None,
     decision: str,
     pushed: str,
 ) -> str:
-    """What happened, in markdown; every word that may come from the data is escaped. `contest`: None without one."""
+    """What happened, in markdown; every word that may come from the data is escaped. `challenge`: None without one."""
     now = "The champion stays; nothing is to be done."
-    if contest and contest["champion"] is None:
-        now = "There is no champion before it to go back to." if contest["promote"] else "There is still no champion."
-    elif contest and contest["promote"]:
+    if challenge and challenge["champion"] is None:
+        now = "There is no champion before it to go back to." if challenge["promote"] else "There is still no champion."
+    elif challenge and challenge["promote"]:
         now = "`xraysynth models rollback` brings the champion before it back."
     lines = [
         f"# {plain(capital(decision))}",
         "",
-        plain(contest["reason"]) if contest else "The verdict is about no generator, so there is none to compare.",
+        plain(challenge["reason"]) if challenge else "The verdict is about no generator, so there is none to compare.",
         "",
         "## New films",
         "",
@@ -103,7 +103,7 @@ def story(
         "",
         plain(verdict.get("sentence", "No verdict.")),
         "",
-        *(_comparison(contest) if contest else ()),
+        *(_comparison(challenge) if challenge else ()),
         "## And now",
         "",
         f"- {now}",
@@ -114,22 +114,22 @@ def story(
     return "\n".join(lines)
 
 
-def _comparison(contest: dict[str, Any]) -> list[str]:
+def _comparison(challenge: dict[str, Any]) -> list[str]:
     """Of the story, what is about two generators."""
-    champion = contest["champion"]
+    champion = challenge["champion"]
     opponent = f"the champion, version {champion}" if champion is not None else "no champion"
-    difference = contest["difference"]
+    difference = challenge["difference"]
     numbers = "no interval"
     if difference is not None:
         ends = (difference[key] for key in ("mean", "low", "high"))
         mean, low, high = ("–" if value is None else f"{value:+.3f}" for value in ends)
-        numbers = f"{plain(contest['measure'])} {mean} (interval {low} to {high}, margin {contest['margin']:g})"
+        numbers = f"{plain(challenge['measure'])} {mean} (interval {low} to {high}, margin {challenge['margin']:g})"
     gates = [
         f"- {plain(name)}: {'passed' if gate['passed'] else '**not passed**'}. {plain(gate['sentence'])}"
-        for name, gate in contest["gates"].items()
+        for name, gate in challenge["gates"].items()
     ]
     return [
-        f"## Challenger {contest['challenger']} against {opponent}",
+        f"## Challenger {challenge['challenger']} against {opponent}",
         "",
         f"On the same current test split: {numbers}.",
         "",

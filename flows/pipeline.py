@@ -176,7 +176,7 @@ def main() -> int:
             return_state=True,
         )
     except KeyboardInterrupt:
-        print("error: stopped before the end; the same command goes on from here", file=sys.stderr)
+        print("error: stopped before the end; the same command resumes from here", file=sys.stderr)
         return 130
     if state.is_completed():
         return 0
@@ -195,7 +195,7 @@ def _wait_for(child: int) -> int:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code >= 0:
         return code
-    print(f"error: the flow was ended by signal {-code}; the same command goes on from here", file=sys.stderr)
+    print(f"error: the flow was ended by signal {-code}; the same command resumes from here", file=sys.stderr)
     return 128 - code
 
 

@@ -20,7 +20,7 @@ from tasks.errors import Unavailable, UserError
 from tasks.files import read_report, write_json
 from tasks.ingest.labels import needs_table
 from tasks.params import PARAMS_FILE, Ingest, load
-from tasks.paths import CONTEST, DRIFT, RAW, RAW_DVC, VERDICT
+from tasks.paths import CHALLENGE, DRIFT, RAW, RAW_DVC, VERDICT
 from tasks.provenance import raw_digest
 from tasks.registry import CHALLENGER
 
@@ -94,7 +94,7 @@ def retrain(
     except (UserError, DvcException) as error:
         return Failed(message=str(error), name="Failed" if isinstance(error, Unavailable) else BAD_INPUT)
     except StepFailed as error:
-        return Failed(message=f"{error}; the next run goes on from here", name=error.name)
+        return Failed(message=f"{error}; the next run resumes from here", name=error.name)
     except BaseException:
         commands.stop()
         raise
@@ -150,32 +150,32 @@ def _unfinished() -> str:
     newest = next(iter(versions.versions()), None)
     if newest is None or newest.tags.get("raw_digest") != digest:
         return "the snapshot has not been learnt from yet"
-    contest = read_report(CONTEST)
-    if contest.get("challenger") != newest.number:
+    challenge = read_report(CHALLENGE)
+    if challenge.get("challenger") != newest.number:
         return f"version {newest.number} has not been judged yet"
-    waits = contest["promote"] and CHALLENGER in newest.aliases
+    waits = challenge["promote"] and CHALLENGER in newest.aliases
     return f"version {newest.number} is to be promoted" if waits else ""
 
 
 def _judged(commands: Commands, new: int, margin: float, seeds: int, push: bool) -> State[Any]:
     """Register, compare, decide, tell. Where the verdict is about no generator there is only something to tell."""
-    verdict, contest = read_report(VERDICT), None
+    verdict, challenge = read_report(VERDICT), None
     _step("drift", ["xraysynth", "models", "drift"], commands)
     if "candidate" in verdict:
         _step("register", ["xraysynth", "models", "register", "best"], commands)
-        contest_command = ["xraysynth", "models", "contest", "--margin", f"{margin:g}", "--seeds", str(seeds)]
-        _step("contest", contest_command, commands)
-        contest = read_report(CONTEST)
-        version, reason = contest["challenger"], contest["reason"]
-        decision = f"version {version} was promoted" if contest["promote"] else f"version {version} was not promoted"
-        if contest["promote"]:
-            instead = ["--instead-of", str(contest["champion"] or 0)]
+        challenge_command = ["xraysynth", "models", "challenge", "--margin", f"{margin:g}", "--seeds", str(seeds)]
+        _step("challenge", challenge_command, commands)
+        challenge = read_report(CHALLENGE)
+        version, reason = challenge["challenger"], challenge["reason"]
+        decision = f"version {version} was promoted" if challenge["promote"] else f"version {version} was not promoted"
+        if challenge["promote"]:
+            instead = ["--instead-of", str(challenge["champion"] or 0)]
             _step("promote", ["xraysynth", "models", "promote", str(version), *instead], commands)
     else:
         decision, reason = "nothing was registered", verdict.get("sentence", "There is no verdict.")
         NOTHING_TO_REGISTER.write_text(raw_digest(RAW_DVC), encoding="utf-8")
     pushed = _push(commands) if push else "not asked for"
-    text = story(new, read_report(DRIFT), verdict, contest, decision, pushed)
+    text = story(new, read_report(DRIFT), verdict, challenge, decision, pushed)
     create_markdown_artifact(text, key="retrain", description=f"{plain(capital(decision))}.")
     message = f"{decision}: {reason}"
     if pushed == "failed":

@@ -36,7 +36,7 @@ def _device() -> Check:
 
 
 def _codecs() -> list[Check]:
-    """Whether what `tasks.codecs` decodes with is in these builds of the libraries."""
+    """Whether what `ingest.films.codecs` decodes with is in these builds of the libraries."""
     found = {
         "RLE": imagecodecs.DICOMRLE.available and imagecodecs.dicomrle_version(),
         "JPEG": pil_version("jpg") and f"Pillow, libjpeg {pil_version('jpg')}",

@@ -32,7 +32,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # every generator of random numbers takes them
 MAX_TRUNCATION = 2.0
-GROUP = 4  # as in model.layers, which takes its time to import
+GROUP = 4  # as in model.gan.layers, which takes its time to import
 
 
 def _power_of_two(value: int) -> int:
@@ -192,7 +192,7 @@ class Classify(Section):
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     ratios: Annotated[list[Share], AfterValidator(_unique)] = []
     real_fractions: Annotated[list[Share], AfterValidator(_unique)] = []
-    cross: bool = False
+    tstr: bool = False
 
 
 class Report(Section):

@@ -12,5 +12,5 @@ QUALITY, DOWNSTREAM, PREDICTIONS = (
 )
 REPORT, VERDICT, METRICS = Path("reports/report.html"), Path("reports/verdict.json"), Path("reports/metrics.json")
 REPORT_PLOTS = Path("reports/plots")
-CONTEST, DRIFT = Path("reports/contest.json"), Path("reports/drift.json")
+CHALLENGE, DRIFT = Path("reports/challenge.json"), Path("reports/drift.json")
 RAW_DVC, DVC_YAML, DVC_LOCK = Path("data/raw.dvc"), Path("dvc.yaml"), Path("dvc.lock")

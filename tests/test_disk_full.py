@@ -1,4 +1,4 @@
-"""The disk is full: one sentence, nothing half-written, and the same command goes on once there is room."""
+"""The disk is full: one sentence, nothing half-written, and the same command resumes once there is room."""
 
 import os
 import subprocess

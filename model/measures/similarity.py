@@ -86,10 +86,10 @@ def mean_of_pairs(values: np.ndarray, index: np.ndarray, confidence: float = 0.9
     return float(mean), float(max(mean - reach, 0.0)), float(min(mean + reach, 1.0))
 
 
-def twins_above(real: np.ndarray) -> float:
-    """The MS-SSIM above which two images are twins, all but one image, from that of real pairs (P,).
+def near_duplicates_above(real: np.ndarray) -> float:
+    """The MS-SSIM above which two images are near-duplicates, all but one image, from that of real pairs (P,).
 
-    Twins are nearer to being one image than to all but one in a hundred of the real pairs. Of n images that come
+    They are nearer to being one image than to all but one in a hundred of the real pairs. Of n images that come
     equally often, 1 / n of the pairs are.
     """
     return (1 + float(np.quantile(real, 0.99))) / 2

@@ -17,7 +17,7 @@ class TrainConfig:
     batch: int = 4  # twice the updates of 8, at 1.1 times the cost of an image
     learning_rate: float = 0.003  # of both networks; Adam
     betas: tuple[float, float] = (0.0, 0.99)
-    loss: str = "relativistic_average_hinge"  # a key of model.losses.LOSSES
+    loss: str = "relativistic_average_hinge"  # a key of model.training.losses.LOSSES
     gamma: float = 10.0  # weight of the gradient penalty: gamma / 4 each for R1 and R2, all (there lambda) for WGAN-GP
     penalty_interval: int = 16  # steps from one penalty to the next ("lazy", arXiv 1912.04958)
     penalty_on: str = "both"  # "both": at real and fake images, R1 and R2, or between them; "real": R1, of gamma / 2

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from model.gan.networks import Generator
 from model.gan.sampling import latents, render
-from model.measures.similarity import WINDOW, frechet_distance, ms_ssim_pairs, twins_above
+from model.measures.similarity import WINDOW, frechet_distance, ms_ssim_pairs, near_duplicates_above
 
 SIDE = 64  # larger images are averaged down to this first, so that a tick costs the same at any size
 REAL, SYNTHETIC = 320, 64  # images looked at, of a class
 ALL_SYNTHETIC, ALL_PAIRS = 192, 768  # of all classes together: with many classes less of each, which bounds the time
-TWINS = 0.2  # share of twins that is still healthy: that of five modes of equal size
+NEAR_DUPLICATES = 0.2  # share of near-duplicates that is still healthy: that of five modes of equal size
 WARM_UP, SHORTEST = 20.0, 2.0  # kimg, in which a generator may still be all alike
 NEAR, WORSE = 1.2, 4.0  # times the lowest Fréchet distance so far: still as good; much worse
 
@@ -33,7 +33,7 @@ class Reading:
     kimg: float
     ms_ssim: dict[str, float]  # by class, the mean of synthetic pairs: 1 is one image only
     ms_ssim_real: dict[str, float]  # the same of real pairs
-    twins: dict[str, float]  # by class, the share of synthetic pairs that are all but one image
+    near_duplicates: dict[str, float]  # by class, the share of synthetic pairs that are all but one image
     frechet: float  # mean of the classes, in `features` of unit variance: never to be called FID
     frechet_floor: float  # the same between halves of the real images, which are fewer where a class is small
     alarm: str | None  # a sentence: the training has failed
@@ -76,9 +76,9 @@ class CollapseGuard:
         count = max(ALL_PAIRS // len(films), 64)
         pairs = [ms_ssim_pairs(some[: max(size, 2)], count) for some, size in zip(films, sizes, strict=True)]
         self.ms_ssim_real = self._named([float(values.mean()) for values in pairs])
-        self.alike = [twins_above(values) for values in pairs]
+        self.alike = [near_duplicates_above(values) for values in pairs]
         # A generator that knows n images by heart repeats itself in 1 / n of the pairs; more, if some come more often.
-        self.allowed = [min(TWINS + 2 / size, 1.0) for size in sizes]
+        self.allowed = [min(NEAR_DUPLICATES + 2 / size, 1.0) for size in sizes]
 
         self.lowest = math.inf
         self.streaks: dict[str, int] = {}  # what is amiss, and for how many ticks
@@ -91,21 +91,21 @@ class CollapseGuard:
             return Reading(kimg, nothing, self.ms_ssim_real, nothing, math.nan, self.floor, broken, best=False)
         images = [small(_drawn(generator, label, self.count)) for label in range(len(self.classes))]
         pairs = [ms_ssim_pairs(some, 4 * self.count) for some in images]
-        twins = [float((values > alike).mean()) for values, alike in zip(pairs, self.alike, strict=True)]
+        near_duplicates = [float((values > alike).mean()) for values, alike in zip(pairs, self.alike, strict=True)]
         fakes = [self._scaled(features(some)) for some in images]
         frechet = float(np.mean([frechet_distance(*both) for both in zip(self.real, fakes, strict=True)]))
 
-        amiss = self._amiss(twins, frechet, kimg)
+        amiss = self._amiss(near_duplicates, frechet, kimg)
         self.streaks = {what: self.streaks.get(what, 0) + 1 for what in amiss}
         alarm = next((amiss[what] for what, ticks in self.streaks.items() if ticks >= self.patience), None)
-        varied = all(share <= allowed for share, allowed in zip(twins, self.allowed, strict=True))
+        varied = all(share <= allowed for share, allowed in zip(near_duplicates, self.allowed, strict=True))
         best = varied and not amiss and frechet < self.lowest
         self.lowest = frechet if best else self.lowest
         return Reading(
             kimg,
             self._named([float(values.mean()) for values in pairs]),
             self.ms_ssim_real,
-            self._named(twins),
+            self._named(near_duplicates),
             frechet,
             self.floor,
             alarm,
@@ -122,12 +122,12 @@ class CollapseGuard:
         self.lowest = math.inf if state["lowest"] is None else state["lowest"]
         self.streaks = dict(state["streaks"])
 
-    def _amiss(self, twins: list[float], frechet: float, kimg: float) -> dict[str, str]:
+    def _amiss(self, near_duplicates: list[float], frechet: float, kimg: float) -> dict[str, str]:
         """All that is amiss, a sentence each."""
         amiss = {}
         learnt = self.lowest < self.one_film
         if kimg >= self.warmup_kimg or (learnt and frechet > NEAR * self.lowest):
-            for name, share, allowed in zip(self.classes, twins, self.allowed, strict=True):
+            for name, share, allowed in zip(self.classes, near_duplicates, self.allowed, strict=True):
                 if share > allowed:
                     amiss[f"variety of {name}"] = (
                         f"the generator repeats itself: {share:.0%} of pairs of class {name!r} are all but one image, "

@@ -51,7 +51,7 @@ def jobs(params: Classify) -> list[Job]:
     wanted += [
         Job(arm, seed, fraction=part) for part in params.real_fractions for arm in params.arms for seed in params.seeds
     ]
-    if params.cross:
+    if params.tstr:
         wanted += [Job("real", seed) for seed in params.seeds]
         wanted += [Job(arm, seed, only=True) for arm in params.arms if arm in SYNTHETIC_ARMS for seed in params.seeds]
     return list(dict.fromkeys(wanted))

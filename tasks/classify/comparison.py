@@ -38,7 +38,7 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
     images in the same order for every arm and seed. A value is the mean over the seeds. The primary measure is the
     mean area under the precision-recall curve of the classes `rare` (of all where there are none). Intervals of
     arms are of the choice of test patients (percentiles of a bootstrap), given these trained networks. Those of
-    differences are of the patients and of the seeds (`tasks.differences`).
+    differences are of the patients and of the seeds (`differences`).
 
     The candidate is the arm with synthetic images that is best on validation, the reference the best without (where
     validation has no film of `rare`, which `chosen_on_validation` says, the first of each); `duplicate`, `classic` and

@@ -1,7 +1,7 @@
 """Stage `classify`: train the downstream classifier with and without synthetic images, and compare on real patients.
 
 All arms share the optimiser steps, the seeds (so the first weights), the validation and the test images. They
-differ in what they are trained on (`tasks.arms`). An interrupted stage goes on: what a training predicts is kept until
+differ in what they are trained on (`arms`). An interrupted stage is resumed: what a training predicts is kept until
 all of them have ended, and the result is the same to the byte.
 """
 
@@ -22,7 +22,7 @@ from tasks import image_set
 from tasks.classify.arms import Job, TrainingSet, batches, first_images, jobs, training_set
 from tasks.classify.comparison import columns, compare
 from tasks.classify.confounds import confounds, leaked
-from tasks.classify.sweeps import cross, sweeps
+from tasks.classify.sweeps import sweeps, tstr
 from tasks.errors import UserError
 from tasks.files import write_json, written_whole
 from tasks.image_set import ImageSet
@@ -76,7 +76,7 @@ def run(
         main = predictions[(predictions["ratio"] == 1) & (predictions["fraction"] == 1) & ~predictions["only"]]
         result = compare(main, real.classes, rare, params)
         result["sweeps"] = sweeps(predictions, real.classes, rare, params)
-        result["cross"] = cross(predictions, real.classes, rare, params)
+        result["tstr"] = tstr(predictions, real.classes, rare, params)
         result["leaked"] = leaked(real)
         result["confounds"] = confounds(main, real.manifest, real.classes, params.arms)
         with written_whole(predictions_file) as temporary:
@@ -108,12 +108,12 @@ def _predictions(job: Job, data: Data, params: Classify) -> pd.DataFrame:
 def held_out_images(job: Job, data: Data, params: Classify) -> tuple[np.ndarray, pd.DataFrame]:
     """Images (N, H, W) that a job is tested on, and their rows: image_id, patient_id, split, label.
 
-    Validation and test of the real set. With `params.cross` the networks of the arm `real` also see, as a split with
+    Validation and test of the real set. With `params.tstr` the networks of the arm `real` also see, as a split with
     the name of each generator, as many of its images as there are real test images of the class.
     """
     held_out = data.real.keep((data.real.manifest["split"] != "train").to_numpy())
     images, rows = [held_out.images], [held_out.manifest[["image_id", "patient_id", "split", "label"]]]
-    if params.cross and job.arm == "real" and job.main:
+    if params.tstr and job.arm == "real" and job.main:
         for name, label in ((name, label) for name in data.synthetic for label, n in data.plan.items() if n):
             count = len(held_out.where(split="test", label=label).images)
             images.append(first_images(data.synthetic[name], label, count, name))
@@ -123,7 +123,7 @@ def held_out_images(job: Job, data: Data, params: Classify) -> tuple[np.ndarray,
 
 
 def predictions_of(chosen: TrainingSet, real: ImageSet, params: Classify, seed: int) -> pd.DataFrame:
-    """What a network trained on `chosen` says of validation and test of `real`, a row an image, as for `measure`.
+    """What a network trained on `chosen` says of validation and test of `real`, one row per image, as for `measure`.
 
     Columns: image_id, patient_id, split, label, p_CLASS of each class, seed.
     """
@@ -167,7 +167,7 @@ def _fingerprint(job: Job, data: Data, params: Classify) -> str:
     """Of all that decides what a training predicts."""
     real = data.real.manifest[["image_id", "patient_id", "split", "label"]].to_csv(index=False)
     synthetic = data.synthetic.get(GENERATOR_OF.get(job.arm, ""))
-    tested = {name: data.synthetic[name].digest for name in data.synthetic if params.cross and job.arm == "real"}
+    tested = {name: data.synthetic[name].digest for name in data.synthetic if params.tstr and job.arm == "real"}
     facts = [
         *(FORMAT, astuple(job), data.real.digest, real, dict(data.plan), synthetic and synthetic.digest, tested),
         *(params.network, params.steps, params.batch, params.learning_rate),

@@ -22,7 +22,7 @@ def sweeps(predictions: pd.DataFrame, classes: list[str], rare: list[str], param
 
     A row is an arm at a value: the primary measure with its interval over test patients, and for an arm with synthetic
     images `differences` to the controls at the same value, with intervals over patients and seeds. `predictions` has
-    the columns of `compare` and ratio, fraction and only (see `tasks.arms.Job`).
+    the columns of `compare` and ratio, fraction and only (see `arms.Job`).
     """
     columns = {"ratio": ("ratio", params.ratios), "real_fraction": ("fraction", params.real_fractions)}
     focus = [classes.index(label) for label in rare or classes]
@@ -65,14 +65,14 @@ def _differences(arm: str, measured: Mapping[str, np.ndarray], fewest: int, conf
     }
 
 
-def cross(predictions: pd.DataFrame, classes: list[str], rare: list[str], params: Classify) -> list[dict[str, Any]]:
-    """Real and synthetic images of the rare classes in each other's place, in training or in the test.
+def tstr(predictions: pd.DataFrame, classes: list[str], rare: list[str], params: Classify) -> list[dict[str, Any]]:
+    """Train on synthetic, test on real (TSTR, arXiv 1706.02633), and the reverse (TRTS), of the rare classes.
 
     `trained_on` a generator: its images in place of all real rare train films. `tested_on` a generator: its images in
     place of the real rare test films, as many of them. The common classes are real everywhere. The first row is real
     on both sides.
     """
-    if not params.cross:
+    if not params.tstr:
         return []
     names = [arm for arm in params.arms if arm in SYNTHETIC_ARMS]
     main = predictions[(predictions["ratio"] == 1) & (predictions["fraction"] == 1)]

@@ -54,7 +54,7 @@ def read_labels(path: Path, label_format: str, files: Sequence[str], pseudonym: 
 
     `path` is the table, or for the formats without one (folder, dicom_tag, covid19_radiography, kermany) a folder.
     `files` are all files of the source, relative to it, with slashes; `pseudonym(kind, identifier)` is asked for the
-    kinds patient_id and instance_id. The formats of public sets are those of `tasks/label_sets.py`.
+    kinds patient_id and instance_id. The formats of public sets are those of `public_labels`.
 
     Raises UserError when `path` is not what the format takes, lacks a column, or holds a label that is no class name.
     """

@@ -1,7 +1,7 @@
 """Stage `quality`: are the synthetic images of a class as near to the real ones, and as varied, as real ones are?
 
-Every measure stands beside its floor, the same number for real images, and beside its ceiling of shame: the same for
-real images that were blurred or made noisy, and for one image repeated. A value beyond those says nothing good.
+Every measure stands beside its floor, the same number for real images, and beside its damaged controls: the same
+for real images that were blurred or made noisy, and for one image repeated. A value beyond those says nothing good.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from model.measures.similarity import (
     mean_of_pairs,
     ms_ssim_pairs,
     ms_ssim_scales,
-    twins_above,
+    near_duplicates_above,
 )
 from tasks import image_set
 from tasks.errors import UserError
@@ -32,17 +32,18 @@ from tasks.quality import inception
 from tasks.tracking import runs
 
 MIN_IMAGES = 4  # two halves of two: below that there is no floor
-SAME = 0.98  # MS-SSIM of two real films that are one: what twins are is not learnt from them
-BLUR, NOISE = 1.0, 10.0  # of the shame: sigma in pixels, and in grey levels of 255
+SAME = 0.98  # MS-SSIM of two real films that are one: what near-duplicates are is not learnt from them
+BLUR, NOISE = 1.0, 10.0  # of the damaged controls: sigma in pixels, and in grey levels of 255
 BETTER = {  # density above that of real images crowds around few of them; MS-SSIM above it has lost variety
     **dict.fromkeys(("frechet_xray", "kid_xray", "fid", "kid"), "low"),
     **dict.fromkeys(("precision", "recall", "coverage"), "high"),
     **dict.fromkeys(("density", "ms_ssim"), "floor"),
-    "twins": "low",
+    "near_duplicates": "low",
 }
 INTERVALS = (
-    "Of the MS-SSIM of pairs and of twins: 95 %, over the images, whose pairs share them. Of the others no confidence "
-    "interval, but the lowest and the highest value over {repeats} random divisions of the real images into halves."
+    "Of the MS-SSIM of pairs and of near-duplicates: 95 %, over the images, whose pairs share them. Of the others no "
+    "confidence interval, but the lowest and the highest value over {repeats} random divisions of the real images into "
+    "halves."
 )
 
 Measure = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # of features (N, D) real and (N, D) others
@@ -60,7 +61,7 @@ class Pairs:
         """Low is varied. It does not depend on how many images there are."""
         return mean_of_pairs(self.values, self.index)
 
-    def twins(self, limit: float) -> Range:
+    def near_duplicates(self, limit: float) -> Range:
         """The share of pairs above it."""
         return mean_of_pairs((self.values > limit).astype(float), self.index)
 
@@ -110,7 +111,8 @@ def measure(
     """Measures of synthetic (M, H, W) against real (N, H, W) uint8 images of one class, N and M at least MIN_IMAGES.
 
     Features are compared at the same number of images everywhere: random halves of the real images with synthetic
-    ones, with the other half (the floor) and with that half damaged (the shame); the value is the mean over the halves.
+    ones, with the other half (the floor) and with that half damaged (the controls); the value is the mean over
+    the halves.
     No half shares any of `patients` (N,) with the other; without these, no image.
     """
     patients = np.arange(len(real)) if patients is None else patients
@@ -212,18 +214,19 @@ def variety(
     patients: np.ndarray,
     damaged: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The entries `ms_ssim` and `twins` of synthetic (M, H, W) against real (N, H, W) images of `patients` (N,).
+    """`ms_ssim` and `near_duplicates` of synthetic (M, H, W) against real (N, H, W) images of `patients` (N,).
 
-    A mean hides a few images that are repeated: those are pairs of twins, which no mean of real pairs would show.
+    A mean hides a few images that are repeated: those are pairs of near-duplicates, which no mean of real pairs would
+    show.
     """
     floor, value = pairs(real, params, patients), pairs(synthetic, params)
-    shame = {kind: pairs(some, params, patients) for kind, some in (damaged or {}).items()}
+    controls = {kind: pairs(some, params, patients) for kind, some in (damaged or {}).items()}
     differ = floor.values[floor.values < SAME]
-    limit = twins_above(differ if len(differ) else np.array([SAME]))
+    limit = near_duplicates_above(differ if len(differ) else np.array([SAME]))
     result = {}
-    for name, of in {"ms_ssim": Pairs.mean, "twins": lambda some: Pairs.twins(some, limit)}.items():
-        result[name] = _entry(name, of(value), of(floor), {kind: of(some)[0] for kind, some in shame.items()})
-        result[name]["shame"]["one_image"] = 1.0
+    for name, of in {"ms_ssim": Pairs.mean, "near_duplicates": lambda some: Pairs.near_duplicates(some, limit)}.items():
+        result[name] = _entry(name, of(value), of(floor), {kind: of(some)[0] for kind, some in controls.items()})
+        result[name]["damaged"]["one_image"] = 1.0
     return result
 
 
@@ -244,11 +247,11 @@ def pairs(images: np.ndarray, params: Quality, patients: np.ndarray | None = Non
         count *= 2
 
 
-def _entry(name: str, value: Range, floor: Range, shame: Mapping[str, float]) -> dict[str, Any]:
+def _entry(name: str, value: Range, floor: Range, damaged: Mapping[str, float]) -> dict[str, Any]:
     ends = ("value", "low", "high", "floor", "floor_low", "floor_high")
     return {
         **dict(zip(ends, map(_short, (*value, *floor)), strict=True)),
-        "shame": {kind: _short(number) for kind, number in shame.items()},
+        "damaged": {kind: _short(number) for kind, number in damaged.items()},
         "better": BETTER[name],
     }
 

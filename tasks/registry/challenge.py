@@ -125,14 +125,14 @@ def decide(
 def compare(
     real: ImageSet, sets: Mapping[str, ImageSet], plan: Mapping[str, int], params: Params, seeds: int
 ) -> Interval:
-    """Challenger - champion in PRIMARY, {mean, low, high}, None where there is nothing to say; see `tasks.differences`.
+    """Challenger - champion in PRIMARY, {mean, low, high}, None where there is nothing to say (`differences`).
 
     `sets` has the images of CHALLENGER and of CHAMPION, at least as many as the plan says of each of its classes.
     """
     section = params.classify
     parts: dict[str, list[pd.DataFrame]] = {arm: [] for arm in (*sets, CONTROL)}
     jobs = [(arm, seed) for arm in parts for seed in range(seeds)]
-    for arm, seed in track(jobs, len(jobs), "contest"):
+    for arm, seed in track(jobs, len(jobs), "challenge"):
         chosen = training_set(ADDING if arm in sets else arm, real, sets.get(arm), plan, seed)
         parts[arm].append(predictions_of(chosen, real, section, seed))
     rows = {arm: pd.concat(some, ignore_index=True) for arm, some in parts.items()}

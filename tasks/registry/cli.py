@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tasks import params as params_module
-from tasks.paths import CONTEST, CURATED, DRIFT
+from tasks.paths import CHALLENGE, CURATED, DRIFT
 
 app = typer.Typer(no_args_is_help=True, help="The registry of generators: register, compare, promote, go back.")
 
@@ -63,14 +63,14 @@ def rollback() -> None:
 
 
 @app.command()
-def contest(
+def challenge(
     margin: Annotated[float, typer.Option(min=0, help="By which the interval must clear 0.")] = 0.0,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each classifier.")] = 3,
 ) -> None:
     """Compare the challenger with the champion on the current test split; promotes nothing by itself."""
     from tasks.registry import challenge as part
 
-    print(part.run(CURATED, CONTEST, params_module.load(), margin, seeds)["reason"])
+    print(part.run(CURATED, CHALLENGE, params_module.load(), margin, seeds)["reason"])
 
 
 @app.command()

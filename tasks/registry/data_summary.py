@@ -1,6 +1,6 @@
 """What a train split looks like, in aggregates alone: counts by class, and the spread of simple image statistics.
 
-A registry entry keeps the summary of the data that its generator learnt from; `tasks.drift` compares later data with
+A registry entry keeps the summary of the data that its generator learnt from; `drift` compares later data with
 it. It names no film and no patient, and no statistic in it is of fewer than FEWEST films. So that the films can be told
 apart that were added later, it holds four bytes of a digest of each one's pixels and label.
 """

@@ -1,6 +1,6 @@
 """The registry of generators: versions of one MLflow model, and which of them is champion, challenger or previous.
 
-It is in the store of `tasks.tracking`. What a version holds is written by `tasks.entry`.
+It is in the store of `tasks.tracking`. What a version holds is written by `register`.
 """
 
 import re
@@ -28,7 +28,7 @@ NAME = "xraysynth"
 # Of MLflow's own values a bar a file is noise in a log, and a dead server takes minutes.
 CALMER = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
 CREDENTIALS = re.compile(r"//[^/@\s]+@")  # name and password in an address
-GENERATOR, RECORD = "artifacts/generator", "artifacts/record"  # within an entry: see tasks.entry
+GENERATOR, RECORD = "artifacts/generator", "artifacts/record"  # within an entry: see `register`
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def promote(number: int | None = None, instead_of: int | None = None) -> str:
         raise UserError(
             f"version {new.number} was compared with {f'version {instead_of}' if instead_of else 'no champion'}, but "
             f"{f'version {now} is champion' if now else 'there is no champion'} by now; compare again: "
-            "`xraysynth models contest`"
+            "`xraysynth models challenge`"
         )
     with store() as client:
         if old is not None and old.number != new.number:

@@ -72,15 +72,15 @@ def chart(
 
 
 def beside(measure: Mapping[str, Any]) -> dict[str, Any]:
-    """A measure on an axis of its own beside its floor and its shames; logarithmic where they lie far apart."""
-    shame = measure["shame"]
-    all_values = [measure["value"], measure["floor"], measure["low"], measure["high"], *shame.values()]
+    """A measure on an axis of its own beside floor and damaged controls; logarithmic where they lie far apart."""
+    damaged = measure["damaged"]
+    all_values = [measure["value"], measure["floor"], measure["low"], measure["high"], *damaged.values()]
     values = [v for v in all_values if v is not None]
     log = min(values, default=0) > 0 and max(values) > 20 * min(values)
     axis = around(values, log=log)
     there = {"dot": measure["value"], "floor": measure["floor"]}
     row: dict[str, Any] = {name: axis.place(value) for name, value in there.items() if value is not None}
-    row |= {"shame": {name: axis.place(value) for name, value in shame.items() if value is not None}, "log": log}
+    row |= {"damaged": {name: axis.place(value) for name, value in damaged.items() if value is not None}, "log": log}
     if measure["low"] is not None:
         row["line"] = axis.place(measure["low"]), axis.place(measure["high"])
     return row

@@ -10,7 +10,7 @@ from typing import Any
 MAX_COPIES = 0.05  # share of the images drawn that the screening took for copies of train films
 MAX_FALSE_ALARMS = 0.05  # share of held-out real films that it takes for copies: above, it cannot tell
 MS_SSIM_MARGIN = 0.05  # by which the MS-SSIM of synthetic pairs may lie above that of real pairs
-MAX_TWINS = 0.01  # by which more of the synthetic pairs may be all but one image: so many are of a hundred, repeated
+MAX_NEAR_DUPLICATES = 0.01  # more pairs that may be all but one image than real ones: as of a hundred, repeated
 ENDS = (("value", "low", "high"), ("floor", "floor_low", "floor_high"))
 
 Gate = dict[str, Any]
@@ -54,32 +54,33 @@ def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, 
     """From reports/quality/NAME.json: synthetic pairs must not be surely more alike than real pairs of the class.
 
     It fails where the MS-SSIM of synthetic pairs lies above that of real pairs by more than MS_SSIM_MARGIN, and where
-    by MAX_TWINS more of the synthetic pairs are twins: few images, each repeated, look as varied to a mean. Surely:
-    with the errors of what is compared. To pass is no proof of variety: the reason is about the class that came nearest
-    to failing.
+    by MAX_NEAR_DUPLICATES more of the synthetic pairs are near-duplicates: few images, each repeated, look as varied to
+    a mean. Surely: with the errors of what is compared. To pass is no proof of variety: the reason is about the class
+    that came nearest to failing.
     """
     above, repeated, unmeasured, worst = [], [], [], (-2.0, "")
     for label in (label for label, count in plan.items() if count):
         measures = (quality or {}).get("classes", {}).get(label, {}).get("measures") or {}
-        if not measures.keys() >= {"ms_ssim", "twins"}:
+        if not measures.keys() >= {"ms_ssim", "near_duplicates"}:
             unmeasured.append(label)
             continue
-        found, twins = measures["ms_ssim"], measures["twins"]
+        found, near_duplicates = measures["ms_ssim"], measures["near_duplicates"]
         surely = _surely_above(found)
         synthetic, real = ("{:.3f} ({:.3f} to {:.3f})".format(*(found[key] for key in keys)) for keys in ENDS)
         words = f"MS-SSIM of pairs of {label} by {model} {synthetic}, of real pairs {real}"
         above += [words] * (surely > MS_SSIM_MARGIN)
         worst = max(worst, (surely, words))
-        share = "{:.1%} ({:.1%} to {:.1%})".format(*(twins[key] for key in ENDS[0]))
+        share = "{:.1%} ({:.1%} to {:.1%})".format(*(near_duplicates[key] for key in ENDS[0]))
         repeated += [f"{share} of pairs of {label} by {model} are all but one image"] * (
-            _surely_above(twins) > MAX_TWINS
+            _surely_above(near_duplicates) > MAX_NEAR_DUPLICATES
         )
     if unmeasured:
         return _gate(False, f"The variety of the images of {_list(unmeasured)} by {model} was not measured.")
     reasons = []
     if repeated:
         reasons.append(
-            f"{'; '.join(repeated)}: surely more than {MAX_TWINS:.0%} above real pairs, it repeats a few images."
+            f"{'; '.join(repeated)}: surely more than {MAX_NEAR_DUPLICATES:.0%} above real pairs, it repeats a few "
+            "images."
         )
     if above:
         all_of = "; ".join(above)

@@ -25,7 +25,10 @@ WORDS = {  # of measures: name, what it says
         "MS-SSIM of pairs",
         "likeness of synthetic images to each other; above that of real ones variety is lost",
     ),
-    "twins": ("Twins", "share of pairs of synthetic images that are all but one image; few images repeated have many"),
+    "near_duplicates": (
+        "Near-duplicates",
+        "share of synthetic pairs that are all but one image; few images repeated have many",
+    ),
     "precision": ("Precision", "share of synthetic images that lie among real ones"),
     "recall": ("Recall", "share of real images that lie among synthetic ones"),
     "density": ("Density", "how many real neighbourhoods a synthetic image lies in, against what is expected"),
@@ -42,7 +45,7 @@ WORDS = {  # of measures: name, what it says
     "brier": ("Brier score", "lower is better"),
 }
 BETTER = {"low": "lower is better", "high": "higher is better", "floor": "nearer to the floor is better"}
-SHAME = {"blurred": ("b", "blurred"), "noisy": ("n", "noisy"), "one_image": ("1", "one image repeated")}
+DAMAGED = {"blurred": ("b", "blurred"), "noisy": ("n", "noisy"), "one_image": ("1", "one image repeated")}
 GATES = {"memorisation": "Memorisation", "diversity": "Diversity"}
 SIGNS = {"helps": "✓", "harms": "✗", "no evidence": "○"}
 
@@ -61,7 +64,7 @@ def render(content: Mapping[str, Any]) -> str:
     )
     environment.filters |= {"figure": figure, "number": number, "signed": signed, "percent": percent}
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    words = {"words": WORDS, "better": BETTER, "shame_words": SHAME, "gate_words": GATES, "signs": SIGNS}
+    words = {"words": WORDS, "better": BETTER, "damaged_words": DAMAGED, "gate_words": GATES, "signs": SIGNS}
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     try:
         return environment.get_template("report.html").render(**content, **words, script=script, script_digest=digest)

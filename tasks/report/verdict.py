@@ -31,7 +31,7 @@ def decide(
     them; else *no evidence*. So being no match for another remedy is not harm, though it is said, and beating an
     untreated classifier is not help. Where no class is rare: *not needed*.
 
-    `quality` and `screening` open or close the gates of the candidate's generator (`tasks.gates`). They don't change
+    `quality` and `screening` open or close the gates of the candidate's generator (`gates`). They don't change
     the verdict: whether images help and whether they may be used are two questions, and one word that mixes them
     would answer neither. But help that must not be had is never stated alone: the sentence of *helps* then says so.
     """

@@ -1,7 +1,7 @@
 """MLflow: every stage that measures something logs a run; runs of one execution share the tag `pipeline_id`.
 
 The store is MLFLOW_TRACKING_URI, or the SQLite file `mlflow.db` in the working folder, which needs no server.
-Where MLflow is down the work goes on: records wait on disk (`tasks.spool`) and are logged later in the same stage
+Where MLflow is down the work goes on: records wait on disk (`spool`) and are logged later in the same stage
 or by the next one. A record that is sent again after an unclear answer is there once.
 """
 

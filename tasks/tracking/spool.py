@@ -1,6 +1,6 @@
 """What MLflow has not taken yet, on disk: one folder an MLflow run, one file a record, in their order.
 
-Nothing here knows MLflow; `tasks.tracking` brings the records there. A folder is locked by the process that
+Nothing here knows MLflow; `runs` brings the records there. A folder is locked by the process that
 writes it, and a lock ends with its process: what lies here unlocked was left by one that has ended.
 """
 

@@ -184,12 +184,12 @@ def second_films(house: Deployed, delivery: Path, first_films: dict[str, int]) -
 def test_new_and_better_is_promoted(house: Deployed, delivery: Path, second_films: pd.DataFrame) -> None:
     films.write_labels(delivery, second_films, second_films["look"].map(RIGHT))
     run = house.run("retrain", source=str(delivery), min_new_images=40, seeds=4)
-    contest = report(house, "contest")
+    challenge = report(house, "challenge")
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert contest["promote"], contest
-    assert contest["difference"]["low"] > 0
-    assert run["state"]["message"] == f"version 2 was promoted: {contest['reason']}"
-    assert "all of it above the margin of 0" in contest["reason"]
+    assert challenge["promote"], challenge
+    assert challenge["difference"]["low"] > 0
+    assert run["state"]["message"] == f"version 2 was promoted: {challenge['reason']}"
+    assert "all of it above the margin of 0" in challenge["reason"]
     assert versions(house) == {1: "previous", 2: "champion"}
     story = house.artifacts(run["id"])["retrain"]["data"]
     assert "40 new or changed films" in story
@@ -205,11 +205,11 @@ def test_new_and_no_better_is_not_promoted(house: Deployed, delivery: Path, seco
     everything = pd.concat([second_films, new], ignore_index=True)
     films.write_labels(delivery, everything, everything["look"].map(RIGHT))
     run = house.run("retrain", min_new_images=40, margin=0.1, push=False)  # it knows where films came from
-    contest = report(house, "contest")
+    challenge = report(house, "challenge")
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert contest["difference"]["low"] <= 0.1, contest  # the two were compared: no gate and no lack decided
-    assert "is not surely above the margin of 0.1" in contest["reason"]
-    assert run["state"]["message"] == f"version 3 was not promoted: {contest['reason']}"
+    assert challenge["difference"]["low"] <= 0.1, challenge  # the two were compared: no gate and no lack decided
+    assert "is not surely above the margin of 0.1" in challenge["reason"]
+    assert run["state"]["message"] == f"version 3 was not promoted: {challenge['reason']}"
     assert versions(house)[2] == "champion"
     assert versions(house)[1] == "previous"
     assert "The champion stays" in house.artifacts(run["id"])["retrain"]["data"]
@@ -239,6 +239,6 @@ def test_hardly_anything_tried_to_leave_the_machine(house: Deployed) -> None:
 
 def versions(house: Deployed) -> dict[int, str]:
     """The alias of every version of the registry."""
-    code = "from tasks import registry; print({v.number: ' '.join(v.aliases) for v in registry.versions()})"
+    code = "from tasks.registry.versions import versions; print({v.number: ' '.join(v.aliases) for v in versions()})"
     said = house.project.run("python", "-c", code).stdout
     return dict(yaml.safe_load(said.splitlines()[-1]))

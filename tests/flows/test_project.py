@@ -25,7 +25,7 @@ from flows.pipeline import pipeline
 from flows.retrain import retrain
 from tasks.errors import Unavailable, UserError
 from tasks.files import write_json
-from tasks.paths import CONTEST, RAW_DVC, VERDICT
+from tasks.paths import CHALLENGE, RAW_DVC, VERDICT
 from tasks.provenance import raw_digest
 from tasks.registry import versions
 
@@ -274,7 +274,7 @@ class House:
         self.piped: list[tuple[str, str]] = []
         self.steps: list[list[str]] = []
         self.fails = ""  # the step that does
-        self.contest: dict[str, object] = {"champion": 1, "promote": True, "reason": "Better.", "margin": 0.0}
+        self.challenge: dict[str, object] = {"champion": 1, "promote": True, "reason": "Better.", "margin": 0.0}
         self.versions: list[versions.Version] = []
         self.stories: list[str] = []
 
@@ -292,16 +292,16 @@ class House:
         elif name == "register":
             number, tags = len(self.versions) + 2, {"raw_digest": raw_digest(RAW_DVC)}
             self.versions.insert(0, versions.Version(number, ("challenger",), datetime.now(UTC), tags))
-        elif name == "contest":
+        elif name == "challenge":
             new = {"challenger": self.versions[0].number, "measure": "rare_auprc", "difference": None, "gates": {}}
-            write_json(CONTEST, self.contest | new)
+            write_json(CHALLENGE, self.challenge | new)
         elif name == "promote":
             self.versions[0] = dataclasses.replace(self.versions[0], aliases=("champion",))
         return Completed()
 
     def did(self) -> list[str]:
         """The steps since the last call, in short."""
-        known = ("add", "register", "drift", "contest", "promote", "push")
+        known = ("add", "register", "drift", "challenge", "promote", "push")
         steps, self.steps = self.steps, []
         return [next(word for word in known if word in step) for step in steps]
 
@@ -336,13 +336,13 @@ class TestARun:
         state = retrain(min_new_images=1, return_state=True)
         assert state.message == "version 2 was promoted: Better."
         assert ["xraysynth", "models", "promote", "2", "--instead-of", "1"] in house.steps
-        assert house.did() == ["add", "drift", "register", "contest", "promote", "push"]
+        assert house.did() == ["add", "drift", "register", "challenge", "promote", "push"]
         assert str(retrain(min_new_images=1, return_state=True).message).startswith("skipped: 0 new")
         assert house.did() == []
 
     def test_promotes_the_first_only_while_there_is_no_champion(self, house: House) -> None:
         self.says({"verdict": "helps", "sentence": "Yes.", "candidate": "msg_gan"})
-        house.contest["champion"] = None
+        house.challenge["champion"] = None
         assert retrain(min_new_images=1, return_state=True).is_completed()
         assert ["xraysynth", "models", "promote", "2", "--instead-of", "0"] in house.steps
 
@@ -414,7 +414,7 @@ def test_a_command_whose_registry_is_away_is_worth_retrying(tmp_path: Path, monk
 @pytest.mark.usefixtures("here")
 def test_the_story_escapes_what_comes_from_the_data() -> None:
     gate = {"passed": False, "sentence": "copies of <img src=x>"}
-    contest = {
+    challenge = {
         "champion": 1,
         "challenger": 2,
         "measure": "rare_auprc",
@@ -425,7 +425,7 @@ def test_the_story_escapes_what_comes_from_the_data() -> None:
         "reason": "Promoted: [x](http://x)",
     }
     drift = {"sentence": "Drift of <b>.", "warnings": ["![x](y)"]}
-    text = story(7, drift, {"sentence": "No evidence – so far."}, contest, "version 2 was promoted", "done")
+    text = story(7, drift, {"sentence": "No evidence – so far."}, challenge, "version 2 was promoted", "done")
     assert "No evidence – so far." in text  # markdown would show a backslash before the dash
     assert "<" not in text.replace(r"\<", "")
     assert "](" not in text

@@ -121,17 +121,17 @@ def _model(folder: Path, real: ImageSet, rng: np.random.Generator, attention: bo
 
 
 def varied(
-    value: float, low: float, high: float, floor: float, error: float = 0.0, twins: float = 0.0
+    value: float, low: float, high: float, floor: float, error: float = 0.0, near_duplicates: float = 0.0
 ) -> dict[str, Any]:
     """The entries that the diversity gate reads."""
     ms_ssim = {"value": value, "low": low, "high": high, "floor": floor}
     ms_ssim |= {"floor_low": floor - error, "floor_high": floor + error}
     none = dict.fromkeys(("floor", "floor_low", "floor_high"), 0.0)
-    return {"ms_ssim": ms_ssim, "twins": dict.fromkeys(("value", "low", "high"), twins) | none}
+    return {"ms_ssim": ms_ssim, "near_duplicates": dict.fromkeys(("value", "low", "high"), near_duplicates) | none}
 
 
 def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str, Any]:
-    def found(value: float, floor: float, shame: Sequence[float], better: str) -> dict[str, Any]:
+    def found(value: float, floor: float, damaged: Sequence[float], better: str) -> dict[str, Any]:
         value *= float(rng.uniform(0.9, 1.1))
         names = ("blurred", "noisy", "one_image")
         return {
@@ -141,7 +141,7 @@ def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str
             "floor": floor,
             "floor_low": round(floor * 0.9, 4),
             "floor_high": round(floor * 1.1, 4),
-            "shame": dict(zip(names, shame, strict=True)),
+            "damaged": dict(zip(names, damaged, strict=True)),
             "better": better,
         }
 
@@ -149,7 +149,7 @@ def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str
         "frechet_xray": (1.9, 0.61, (3.2, 4.4, 38.0), "low"),
         "kid_xray": (0.012, 0.0004, (0.05, 0.08, 0.7), "low"),
         "ms_ssim": (0.51, 0.42, (0.55, 0.35, 1.0), "floor"),
-        "twins": (0.002, 0.0, (0.001, 0.0, 1.0), "low"),
+        "near_duplicates": (0.002, 0.0, (0.001, 0.0, 1.0), "low"),
         "precision": (0.71, 0.82, (0.4, 0.3, 1.0), "high"),
         "recall": (0.55, 0.81, (0.5, 0.2, 0.0), "high"),
         "density": (0.8, 0.99, (0.4, 0.2, 1.4), "high"),
@@ -252,7 +252,7 @@ def downstream(real: ImageSet, rare: list[str], rng: np.random.Generator) -> dic
         },
         "chosen_on_validation": True,
         "leaked": {"val": 0, "test": 0},
-        "cross": [
+        "tstr": [
             {"trained_on": a, "tested_on": b, "auroc": around(0.8), "rare_auprc": around(0.6)}
             for a, b in (("msg_sagan", "real"), ("real", "msg_sagan"))
         ],

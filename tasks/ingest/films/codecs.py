@@ -31,7 +31,7 @@ JPEG_LOSSLESS, JPEG_LS = 0xC3, 0xF7
 class Stored:
     """`values` (h, w) are bit patterns, uint8 or uint16; `step` and `first` as in `film.Film`.
 
-    What a pattern means depends on the header's BitsStored and PixelRepresentation: see `dicom`.
+    What a pattern means depends on the header's BitsStored and PixelRepresentation: see `display`.
     """
 
     values: np.ndarray

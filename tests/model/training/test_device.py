@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from model.memory import keep_freed_memory
+from model.training.device import keep_freed_memory
 keep_freed_memory() if {kept} else None
 for _ in range(20):  # until the heap has room for blocks of 64 MiB, 16,384 pages
     torch.ones(2**24)

@@ -154,7 +154,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*launcher, "-m", "tests.model.test_distributed", out],
+        [*launcher, "-m", "tests.model.training.test_distributed", out],
         cwd=ROOT,
         env=env,
         capture_output=True,

@@ -115,7 +115,7 @@ def test_a_good_generator_raises_none_and_is_like_the_real_floor() -> None:
     assert [reading.best for reading in found] == [True, False, False, False]  # the same is not better
     assert found[0].frechet < 1.5 * found[0].frechet_floor
     assert found[0].ms_ssim == pytest.approx(found[0].ms_ssim_real, abs=0.1)
-    assert max(found[0].twins.values()) < 0.05
+    assert max(found[0].near_duplicates.values()) < 0.05
 
 
 def test_the_training_films_with_a_little_noise_raise_none() -> None:
@@ -141,7 +141,7 @@ def test_an_untrained_generator_that_slowly_improves_raises_none(warmup_kimg: fl
     ]
     found = readings(guard(warmup_kimg=warmup_kimg), untrained, untrained, *steps)
     assert [reading.alarm for reading in found] == [None] * 10
-    assert found[2].twins["normal"] == 1
+    assert found[2].near_duplicates["normal"] == 1
     assert found[-1].frechet < 0.2 * found[2].frechet
     assert any(reading.best for reading in found[-3:])
 
@@ -184,7 +184,7 @@ def test_what_still_comes_nearer_to_the_films_is_not_stopped() -> None:
     varied = Painter(lambda z, y: films(z) + 0.1 * noise[: len(z)])
     alike = Painter(lambda z, y: films(0.2 * z))
     found = readings(guard(), varied, alike, alike)
-    assert found[1].twins["normal"] > 0.3
+    assert found[1].near_duplicates["normal"] > 0.3
     assert [reading.alarm for reading in found] == [None] * 3
 
 

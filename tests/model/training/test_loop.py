@@ -1,4 +1,4 @@
-"""The loop: it learns, repeats itself, reports, stops when it must, and goes on as if it had not been stopped."""
+"""The loop: it learns, repeats itself, reports, stops when it must, and resumes as if it had not been stopped."""
 
 import dataclasses
 import json
@@ -29,6 +29,7 @@ from model.training.loop import Row, Tick, TrainConfig, TrainingDiverged, finger
 from model.training.losses import LOSSES
 from model.training.trainer import Trainer
 from tests.model.tiny import SHORT, TINY, films, labels
+from tests.test_staleness import modules
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -301,9 +302,7 @@ def test_the_fingerprint_names_data_labels_network_and_settings() -> None:
     assert len({same, *others}) == len(others) + 1
 
 
-def test_what_other_code_or_another_torch_began_is_not_gone_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_other_code_or_another_torch_began_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def now() -> str:
         return fingerprint(films(4), labels(4), TINY, SHORT)
 
@@ -311,13 +310,18 @@ def test_what_other_code_or_another_torch_began_is_not_gone_on_with(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "99.0")
         assert now() != before
-    copy = shutil.copytree(Path(loop.__file__).parent, tmp_path / "model", ignore=shutil.ignore_patterns("_*"))
-    (copy / "__init__.py").write_bytes(Path(loop.__file__).with_name("__init__.py").read_bytes())
-    monkeypatch.setattr(loop, "__file__", str(copy / "training.py"))
+    monkeypatch.setattr(loop, "MODEL", shutil.copytree(loop.MODEL, tmp_path / "model"))
     assert now() == before
-    with (copy / "layers.py").open("a") as file:
-        file.write("LEAK = 0.1\n")
-    assert now() != before
+    for name, counts in (("measures/inception.py", False), ("classifier.py", False), ("gan/layers.py", True)):
+        with (loop.MODEL / name).open("a") as file:
+            file.write("LEAK = 0.1\n")
+        assert (now() != before) == counts
+
+
+def test_the_code_that_counts_is_what_a_training_runs() -> None:
+    named = {file for name in loop.CODE for file in sorted((loop.MODEL / name).glob("*.py")) or [loop.MODEL / name]}
+    runs = modules("model/training/loop.py", set())
+    assert {f"model/{file.relative_to(loop.MODEL)}" for file in named if file.name != "__init__.py"} == runs
 
 
 @pytest.mark.usefixtures("every_step")
@@ -362,10 +366,11 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from safetensors.torch import save_file
-from model import checkpoint
-from model.guard import CollapseGuard
-from model.networks import NetworkConfig
-from model.training import TrainConfig, train
+from model.gan.networks import NetworkConfig
+from model.training import checkpoint
+from model.training.config import TrainConfig
+from model.training.guard import CollapseGuard
+from model.training.loop import train
 
 checkpoint.COST = 1.0
 images = np.random.default_rng(0).integers(0, 255, (30, 16, 16), np.uint8)

@@ -111,7 +111,7 @@ def test_only_synthetic_images_of_the_rare_class(real: ImageSet, synthetic: Imag
 def test_jobs_are_what_the_params_ask_for_and_none_twice() -> None:
     plain = Classify(arms=["real", "duplicate", "msg_gan"], seeds=[0, 7])
     assert jobs(plain) == [Job(arm, seed) for arm in ("real", "duplicate", "msg_gan") for seed in (0, 7)]
-    more = plain.model_copy(update={"ratios": [0.5], "real_fractions": [0.25], "cross": True})
+    more = plain.model_copy(update={"ratios": [0.5], "real_fractions": [0.25], "tstr": True})
     found = jobs(more)
     assert found[:6] == jobs(plain)
     assert len(found) == len(set(found)) == 6 + 2 * 2 + 3 * 2 + 2

@@ -33,7 +33,7 @@ SWEPT = Classify(
     bootstrap=100,
     ratios=[0.5],
     real_fractions=[0.5],
-    cross=True,
+    tstr=True,
 )
 
 
@@ -109,9 +109,9 @@ def test_sweeps_compare_synthetic_images_with_the_controls_at_the_same_value(
 
 def test_cross_puts_real_and_synthetic_in_each_others_place(swept: tuple[Path, dict[str, Any]]) -> None:
     folder, result = swept
-    pairs = [(row["trained_on"], row["tested_on"]) for row in result["cross"]]
+    pairs = [(row["trained_on"], row["tested_on"]) for row in result["tstr"]]
     assert pairs == [("real", "real"), ("msg_gan", "real"), ("real", "msg_gan")]
-    assert result["cross"][0]["auroc"] == result["arms"]["real"]["auroc"]
+    assert result["tstr"][0]["auroc"] == result["arms"]["real"]["auroc"]
     predictions = pd.read_csv(folder / "reports/predictions.csv")
     tests = predictions[(predictions["arm"] == "real") & (predictions["seed"] == 0)]["split"].value_counts()
     real = predictions[(predictions["split"] == "test") & (predictions["label"] == "rare")]["image_id"].nunique()
@@ -132,7 +132,7 @@ def test_killed_and_run_again_gives_the_same_bytes(
     monkeypatch.chdir(whole)
     run(params)
     monkeypatch.chdir(broken)
-    code = f"from tests.tasks.test_classify import Classify, run; run(Classify(**{params.model_dump()!r}))"
+    code = f"from tests.tasks.classify.test_stage import Classify, run; run(Classify(**{params.model_dump()!r}))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
     kept = broken / ".xraysynth/classify"

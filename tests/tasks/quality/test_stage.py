@@ -19,7 +19,7 @@ from tests.model.measures.test_similarity import blobs
 from tests.tasks.sets import write_set
 
 PARAMS = Quality(pairs=300, repeats=6)
-XRAY = ("frechet_xray", "kid_xray", "ms_ssim", "twins", "precision", "recall", "density", "coverage")
+XRAY = ("frechet_xray", "kid_xray", "ms_ssim", "near_duplicates", "precision", "recall", "density", "coverage")
 
 
 def films(n: int, seed: int) -> np.ndarray:
@@ -60,8 +60,8 @@ def ladders(real: np.ndarray, network: Encoder) -> dict[str, list[dict[str, dict
 WAYS: dict[str, dict[str, tuple[str, ...]]] = {
     "noise": {"up": ("frechet_xray", "kid_xray"), "down": ("ms_ssim", "precision", "recall", "density", "coverage")},
     "blur": {"up": ("frechet_xray", "kid_xray", "ms_ssim"), "down": ("precision", "density", "coverage")},
-    "few": {"up": ("frechet_xray", "kid_xray", "twins"), "down": ("recall", "coverage")},
-    "fewer": {"up": ("ms_ssim", "twins")},  # of 24 modes only every 24th pair is one image
+    "few": {"up": ("frechet_xray", "kid_xray", "near_duplicates"), "down": ("recall", "coverage")},
+    "fewer": {"up": ("ms_ssim", "near_duplicates")},  # of 24 modes only every 24th pair is one image
 }
 
 
@@ -83,23 +83,23 @@ def test_one_good_image_repeated_is_caught_by_ms_ssim_and_coverage(real: np.ndar
     assert one["coverage"]["value"] < 0.1 < 0.8 < one["coverage"]["floor"]
     assert one["recall"]["value"] == 0
     frechet = one["frechet_xray"]
-    assert 10 * frechet["floor"] < frechet["value"] < frechet["shame"]["noisy"]
+    assert 10 * frechet["floor"] < frechet["value"] < frechet["damaged"]["noisy"]
     for measure in ("ms_ssim", "coverage"):
         entry = one[measure]
-        assert entry["value"] == pytest.approx(entry["shame"]["one_image"], abs=0.05)
+        assert entry["value"] == pytest.approx(entry["damaged"]["one_image"], abs=0.05)
 
 
-def test_an_entry_has_floor_and_shame_at_the_same_number_of_images(real: np.ndarray, network: Encoder) -> None:
+def test_an_entry_has_floor_and_controls_at_the_same_number_of_images(real: np.ndarray, network: Encoder) -> None:
     result = stage.measure(real, films(50, seed=1), network, PARAMS)
     assert result["images"] == {"real": 240, "synthetic": 50, "compared": 50}
     assert tuple(sorted(result["measures"])) == tuple(sorted(XRAY))
     for name, entry in result["measures"].items():
-        assert set(entry) == {"value", "low", "high", "floor", "floor_low", "floor_high", "shame", "better"}
-        assert set(entry["shame"]) == {"blurred", "noisy", "one_image"}
+        assert set(entry) == {"value", "low", "high", "floor", "floor_low", "floor_high", "damaged", "better"}
+        assert set(entry["damaged"]) == {"blurred", "noisy", "one_image"}
         assert entry["low"] <= entry["value"] <= entry["high"], name
         assert entry["floor_low"] <= entry["floor"] <= entry["floor_high"], name
     frechet = result["measures"]["frechet_xray"]
-    assert frechet["floor"] < min(frechet["shame"].values())
+    assert frechet["floor"] < min(frechet["damaged"].values())
     assert result == stage.measure(real, films(50, seed=1), network, PARAMS)
 
 

@@ -150,8 +150,8 @@ def plant(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Draw], in
 
 
 def run(**options: Any) -> dict[str, Any]:
-    result = challenge.run(paths.CURATED, paths.CONTEST, PARAMS, **options)
-    assert json.loads(paths.CONTEST.read_text()) == result
+    result = challenge.run(paths.CURATED, paths.CHALLENGE, PARAMS, **options)
+    assert json.loads(paths.CHALLENGE.read_text()) == result
     keys = "champion challenger measure difference margin gates promote reason"
     assert list(result) == keys.split()
     return result

@@ -129,7 +129,7 @@ def test_a_champion_that_was_not_compared_with_is_not_replaced(register: Registe
     said = run("models", "promote", "3", "--instead-of", "1")
     assert said == (
         "error: version 3 was compared with version 1, but version 2 is champion by now; compare again: "
-        "`xraysynth models contest`"
+        "`xraysynth models challenge`"
     )
     assert "was compared with no champion, but version 2" in run("models", "promote", "3", "--instead-of", "0")
     assert held() == before
@@ -191,7 +191,7 @@ def test_an_entry_holds_no_pickle_no_film_and_no_place_of_this_machine(
     images = {image.tobytes() for image in image_set.load(paths.CURATED).images}
     patients = set(image_set.load(paths.CURATED).manifest["patient_id"])
     files = [file for file in folder.rglob("*") if file.is_file()]
-    assert {"served.py", "MLmodel", "config.json", "dvc.lock"} <= {file.name for file in files}
+    assert {"mlflow_model.py", "MLmodel", "config.json", "dvc.lock"} <= {file.name for file in files}
     for file in files:
         content = file.read_bytes()
         assert file.suffix not in {".pkl", ".pt", ".pth", ".bin", ".npy", ".pyc"}, file

@@ -13,8 +13,8 @@ from tests.model.measures.test_similarity import blobs
 from tests.tasks.results import varied
 
 
-def measured(value: float, low: float, high: float, error: float = 0.0, twins: float = 0.0) -> dict[str, Any]:
-    return {"measures": varied(value, low, high, 0.53, error, twins)}
+def measured(value: float, low: float, high: float, error: float = 0.0, near_duplicates: float = 0.0) -> dict[str, Any]:
+    return {"measures": varied(value, low, high, 0.53, error, near_duplicates)}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_real_films_that_are_there_twice_do_not_hide_images_that_are() -> None:
     assert not diversity("msg_gan", {"classes": {"rare": {"measures": measures}}}, {"rare": 100})["passed"]
 
 
-def test_films_that_are_all_much_alike_are_no_twins() -> None:
+def test_films_that_are_all_much_alike_are_no_near_duplicates() -> None:
     real, fresh = (np.uint8(120) + blobs(80, 32, seed) // 32 for seed in (0, 1))
     assert ms_ssim_pairs(real, 400).mean() > 0.9
     gate = diversity(
@@ -95,8 +95,8 @@ def test_few_images_that_differ_do_not_close_it_by_chance() -> None:
     assert closed == 0
 
 
-def test_a_class_whose_pairs_were_not_looked_at_for_twins_was_not_measured() -> None:
+def test_a_class_whose_pairs_were_not_looked_at_for_near_duplicates_was_not_measured() -> None:
     found = measured(0.5, 0.49, 0.51)
-    del found["measures"]["twins"]
+    del found["measures"]["near_duplicates"]
     gate = diversity("msg_gan", {"classes": {"rare": found}}, {"rare": 9})
     assert gate == {"passed": False, "why": "The variety of the images of rare by msg_gan was not measured."}

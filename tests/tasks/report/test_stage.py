@@ -245,7 +245,7 @@ def test_without_rare_classes_there_is_a_page(tmp_path: Path, made: Path, monkey
     found: dict[str, Any] = json.loads(inputs.downstream.read_text())
     del found["comparison"]
     unseen = {"warnings": [], "looked_at": [], "not_known": ["view", "sex"], "groups": []}
-    found |= {"sweeps": {"ratio": [], "real_fraction": []}, "cross": [], "confounds": unseen}
+    found |= {"sweeps": {"ratio": [], "real_fraction": []}, "tstr": [], "confounds": unseen}
     inputs.downstream.write_text(json.dumps(found))
     for folder in inputs.synthetic.values():
         facts = json.loads((folder / "dataset.json").read_text())
@@ -393,14 +393,14 @@ def test_places_on_an_axis() -> None:
 
 
 def test_measures_that_lie_far_apart_get_a_logarithmic_axis() -> None:
-    shame = {"blurred": 3.0, "noisy": 30.0, "one_image": 300.0}
-    found = charts.beside({"value": 30.0, "low": None, "high": None, "floor": 0.3, "shame": shame})
+    damaged = {"blurred": 3.0, "noisy": 30.0, "one_image": 300.0}
+    found = charts.beside({"value": 30.0, "low": None, "high": None, "floor": 0.3, "damaged": damaged})
     assert found["log"]
-    assert found["dot"] == found["shame"]["noisy"]
-    assert found["shame"]["blurred"] - found["floor"] == pytest.approx(
-        found["dot"] - found["shame"]["blurred"], abs=0.1
+    assert found["dot"] == found["damaged"]["noisy"]
+    assert found["damaged"]["blurred"] - found["floor"] == pytest.approx(
+        found["dot"] - found["damaged"]["blurred"], abs=0.1
     )
-    assert not charts.beside({"value": -1.0, "low": -2.0, "high": 0.0, "floor": 0.3, "shame": shame})["log"]
+    assert not charts.beside({"value": -1.0, "low": -2.0, "high": 0.0, "floor": 0.3, "damaged": damaged})["log"]
 
 
 def test_the_page_is_small_enough_for_a_mail(made: Path) -> None:

@@ -171,8 +171,8 @@ class TestWithoutAServer:
 
     def test_a_killed_stage_ends_as_killed_when_it_was_last_seen(self, here: Path, uri: str) -> None:
         code = (
-            "import time\nfrom tasks import tracking\n"
-            f"with tracking.tracked('stage', {{}}, '{DIGEST}') as run:\n"
+            "import time\nfrom tasks.tracking import runs\n"
+            f"with runs.tracked('stage', {{}}, '{DIGEST}') as run:\n"
             "    run.metrics({'loss': 1.0})\n    print('logged', flush=True)\n    time.sleep(300)\n"
         )
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

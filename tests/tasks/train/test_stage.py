@@ -302,7 +302,7 @@ def test_an_alarm_of_the_guard_is_said_and_in_history_card_and_run(
     assert "warning: msg_sagan: it repeats itself; the training ends with" in capsys.readouterr().err
     assert len(history) == 3
     assert history["alarm"].dropna().tolist() == ["it repeats itself"]
-    assert {"twins.normal", "twins.rare"} <= set(history)
+    assert {"near_duplicates.normal", "near_duplicates.rare"} <= set(history)
     _, (run,) = runs(trained, place.name)
     assert run.data.tags["alarm"] == "it repeats itself"
     card = Path("models/msg_sagan/card.md").read_text()
