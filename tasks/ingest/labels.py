@@ -58,19 +58,19 @@ def read_labels(path: Path, label_format: str, files: Sequence[str], pseudonym: 
 
     Raises UserError when `path` is not what the format takes, lacks a column, or holds a label that is no class name.
     """
-    if not needs_table(label_format):
+    about = FORMATS[label_format]
+    if (rule := about.rule) is not None:
         if not path.is_dir():
             raise UserError(
                 f"{path} is no folder, but format {label_format} takes labels from the films themselves; "
                 "set ingest.labels to the folder of films, as ingest.source"
             )
-        sentence, rule = _RULES[label_format]
 
         def lookup(file: str, _instance: str, _patient: str, tag: str) -> Entry | None:
             said = rule(PurePosixPath(file), tag)
             return _entry(*said, pseudonym) if said else None
 
-        return Labels(f"labels: {sentence}", _OWN_PATIENT in sentence, lookup)
+        return Labels(f"labels: {about.sentence}", about.own_patients, lookup)
     if path.is_dir():
         raise UserError(f"{path} is a folder, but format {label_format} takes a table; set ingest.labels to that file")
     table = open_table(path)
@@ -80,17 +80,17 @@ def read_labels(path: Path, label_format: str, files: Sequence[str], pseudonym: 
         kind, (key, rows) = "name", public_labels.rows(table, label_format)
     found, counts = _collect(path, kind, rows, files, pseudonym)
     known_by = {"path": 0, "name": 0, "instance": 1, "patient": 2}[kind]
-    caveat = _CAVEATS.get(label_format, "")
+    caveat = f"; {about.sentence}" if about.sentence else ""
     return Labels(
         f"labels: {label_format}, matched by {key}; {counts}{caveat}",
-        _OWN_PATIENT in caveat,
+        about.own_patients,
         lambda *known: found.get(known[known_by]),
     )
 
 
 def needs_table(label_format: str) -> bool:
     """Whether a format has a table; the others take labels from the films and their folders."""
-    return label_format not in _RULES
+    return FORMATS[label_format].rule is None
 
 
 def decide(entry: Entry | None, classes: Sequence[str], multi_label: str) -> str | tuple[str, str]:
@@ -217,20 +217,34 @@ def _dicom_tag(_path: PurePosixPath, tag: str) -> Said | None:
     return (names, "", False) if names else None
 
 
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One of the LabelFormats: what the log says of it, and what is known of patients.
+
+    `own_patients`: it does not say whose film an image is, so each counts as its own patient. `rule` gives what is said
+    of a file by its path and the value of its DICOM element; None where a table says it.
+    """
+
+    sentence: str = ""
+    own_patients: bool = False
+    rule: Callable[[PurePosixPath, str], Said | None] | None = None
+
+
 _OWN_PATIENT = "does not say whose film it is, so every image counts as its own patient"
-_RULES: dict[str, tuple[str, Callable[[PurePosixPath, str], Said | None]]] = {
-    "folder": ("the names of the folders that hold a file", _folder),
-    "dicom_tag": ("the value of the DICOM element ingest.label_tag", _dicom_tag),
-    "covid19_radiography": (
+FORMATS = {
+    "table": Format(),
+    "folder": Format("the names of the folders that hold a file", rule=_folder),
+    "dicom_tag": Format("the value of the DICOM element ingest.label_tag", rule=_dicom_tag),
+    "chestxray14": Format(),
+    "rsna": Format("its patientId stands for one film, and a person may have several"),
+    "vindr": Format(f"VinDr-CXR {_OWN_PATIENT}", own_patients=True),
+    "covid19_radiography": Format(
         f"the folders of the COVID-19 Radiography Database, which {_OWN_PATIENT}",
-        lambda path, _tag: public_labels.covid19_radiography(path),
+        own_patients=True,
+        rule=lambda path, _tag: public_labels.covid19_radiography(path),
     ),
-    "kermany": (
+    "kermany": Format(
         "the file names of Kermany's set; their number of a person is the best key to a patient that there is",
-        lambda path, _tag: public_labels.kermany(path),
+        rule=lambda path, _tag: public_labels.kermany(path),
     ),
-}
-_CAVEATS = {
-    "vindr": f"; VinDr-CXR {_OWN_PATIENT}",
-    "rsna": "; its patientId stands for one film, and a person may have several",
 }

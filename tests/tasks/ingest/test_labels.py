@@ -4,13 +4,17 @@ import re
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 
 from tasks.errors import UserError
+from tasks.ingest import labels
 from tasks.ingest.labels import Entry, Labels, decide, read_labels
+from tasks.params import LabelFormat
 
 FILES = ["a/one.png", "a/two.dcm", "b/three", "b/1.2.3.dcm"]
 
@@ -250,6 +254,23 @@ def test_vindr_test_set_has_one_reader(read: Callable[..., Labels]) -> None:
 def test_vindr_half_of_the_readers_is_no_majority(read: Callable[..., Labels]) -> None:
     labels = read("image_id,rad_id,Pneumonia,No finding\nagree,R1,1,0\nagree,R2,0,1\n", "vindr", VINDR_FILES)
     assert by_path(labels, "train/agree.dicom") == Entry((), conflict=True)
+
+
+@pytest.mark.parametrize("label_format", get_args(LabelFormat))
+@pytest.mark.parametrize("sentence", ["", "reworded", labels._OWN_PATIENT])
+def test_the_words_of_the_log_do_not_decide_whose_film_it_is(
+    sentence: str, label_format: str, read: Callable[..., Labels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(labels.FORMATS, label_format, replace(labels.FORMATS[label_format], sentence=sentence))
+    rows = {
+        "table": "path,label\na/one.png,x\n",
+        "chestxray14": "Image Index,Finding Labels,Patient ID\none.png,No Finding,1\n",
+        "rsna": "patientId,class\none,Normal\n",
+        "vindr": "image_id,rad_id,Pneumonia,No finding\none,R1,1,0\n",
+    }
+    found = read(rows.get(label_format), label_format)
+    assert found.own_patients == (label_format in ("vindr", "covid19_radiography"))
+    assert sentence in found.sentence
 
 
 def test_covid19_radiography(read: Callable[..., Labels]) -> None:
