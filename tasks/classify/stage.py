@@ -10,6 +10,8 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,12 @@ from tasks.progress import track
 from tasks.tracking import runs
 
 INTERRUPTED = Path(".xraysynth/classify")
-FORMAT = 1  # to be raised when a training would predict other things: earlier ones are then not found any more
+ROOT = Path(__file__).resolve().parents[2]
+CODE = (  # that decides what a training predicts
+    *("model/classifier.py", "tasks/image_set.py"),
+    *("tasks/classify/arms.py", "tasks/classify/stage.py"),
+)
+LIBRARIES = ("torch", "albumentations", "monai")  # the last only where it is installed
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ def run(
 
     Raises UserError for missing images, real ones of a split too, and for a network that cannot be made.
     """
+    code = made_by()  # before the hours in which somebody may edit it
     real = image_set.load(curated_folder)
     if missing := [split for split in ("val", "test") if not len(real.where(split=split).images)]:
         raise UserError(
@@ -71,7 +79,7 @@ def run(
     data = Data(real, {name: image_set.load(synthetic_folders[name]) for name in sorted(needed)}, imbalance["plan"])
     rare, wanted = list(imbalance["plan"]) or imbalance["rare"], jobs(params)  # a class without a plan gains nothing
     with runs.tracked("classify", params.model_dump(), real.digest) as tracked:
-        parts = [_predictions(job, data, params) for job in track(wanted, len(wanted), "classify")]
+        parts = [_predictions(job, data, params, code) for job in track(wanted, len(wanted), "classify")]
         predictions = pd.concat(parts, ignore_index=True)
         main = predictions[(predictions["ratio"] == 1) & (predictions["fraction"] == 1) & ~predictions["only"]]
         result = compare(main, real.classes, rare, params)
@@ -89,10 +97,10 @@ def run(
     return result
 
 
-def _predictions(job: Job, data: Data, params: Classify) -> pd.DataFrame:
+def _predictions(job: Job, data: Data, params: Classify, code: str) -> pd.DataFrame:
     """What the job's network says of all held-out images, from an interrupted run if that has come so far."""
     images, table = held_out_images(job, data, params)
-    file = INTERRUPTED / f"{_fingerprint(job, data, params)}.npy"
+    file = INTERRUPTED / f"{_fingerprint(job, data, params, code)}.npy"
     if file.exists():
         probabilities = np.load(file)
         print(f"classify: {job.arm} with seed {job.seed} was trained before the interruption", flush=True)
@@ -163,13 +171,22 @@ def architecture(name: str, side: int) -> Callable[[int], nn.Module]:
     return lambda classes: DenseNet121(spatial_dims=2, in_channels=1, out_channels=classes)
 
 
-def _fingerprint(job: Job, data: Data, params: Classify) -> str:
-    """Of all that decides what a training predicts."""
+def made_by() -> str:
+    """A hash of CODE and of the versions of LIBRARIES: what others have begun would end otherwise here."""
+    versions = {name: version(name) for name in LIBRARIES if find_spec(name)}
+    digest = hashlib.sha256(json.dumps(versions).encode())
+    for name in CODE:
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _fingerprint(job: Job, data: Data, params: Classify, code: str) -> str:
+    """Of all that decides what a training predicts; `code` is that of `made_by`."""
     real = data.real.manifest[["image_id", "patient_id", "split", "label"]].to_csv(index=False)
     synthetic = data.synthetic.get(GENERATOR_OF.get(job.arm, ""))
     tested = {name: data.synthetic[name].digest for name in data.synthetic if params.tstr and job.arm == "real"}
     facts = [
-        *(FORMAT, astuple(job), data.real.digest, real, dict(data.plan), synthetic and synthetic.digest, tested),
+        *(code, astuple(job), data.real.digest, real, dict(data.plan), synthetic and synthetic.digest, tested),
         *(params.network, params.steps, params.batch, params.learning_rate),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tasks.classify.confounds import leaked
 from tasks.errors import UserError
 from tasks.params import Classify
 from tests.tasks.sets import write_set
+from tests.test_staleness import modules
 
 ROOT = Path(__file__).resolve().parents[3]
 OUTPUTS = ("downstream.json", "predictions.csv")
@@ -203,10 +205,47 @@ def test_kept_predictions_are_of_the_same_data_and_params_only(tmp_path: Path) -
             for change in ({"steps": 9}, {"batch": 9}, {"learning_rate": 9.0})
         ),
     ]
-    found = {stage._fingerprint(*variant) for variant in [(job, data, params), *variants]}
+    found = {stage._fingerprint(*variant, code="a") for variant in [(job, data, params), *variants]}
     assert len(found) == 1 + len(variants)
     same = params.model_copy(update={"bootstrap": 500, "arms": ["msg_gan"], "seeds": [0, 5]})
-    assert stage._fingerprint(job, data, same) == stage._fingerprint(job, data, params)
+    assert stage._fingerprint(job, data, same, "a") == stage._fingerprint(job, data, params, "a")
+
+
+@pytest.mark.parametrize("change", [*stage.CODE, "torch", "albumentations", "nothing"])
+def test_what_other_code_or_another_library_predicted_is_not_taken_up(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The predictions are planted; how often a network would be trained is counted."""
+    monkeypatch.chdir(tmp_path)
+    for name in stage.CODE:
+        (tmp_path / "code" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "code" / name)
+    monkeypatch.setattr(stage, "ROOT", tmp_path / "code")
+    trained: list[int] = []
+
+    def planted(*arguments: Any) -> np.ndarray:
+        trained.append(1)
+        return np.full((len(arguments[2]), 2), 0.5)
+
+    monkeypatch.setattr(stage, "train_and_predict", planted)
+    data = stage.Data(image_set.load(write_set(tmp_path / "set")), {}, {"rare": 12})
+
+    def predict() -> None:
+        stage._predictions(Job("real", 0), data, Classify(), stage.made_by())
+
+    predict()
+    if change in stage.CODE:
+        with (tmp_path / "code" / change).open("a") as file:
+            file.write("LEAK = 0.1\n")
+    monkeypatch.setattr(stage, "version", lambda name: "99.0" if name == change else installed(name))
+    predict()
+    assert len(trained) == (1 if change == "nothing" else 2)
+
+
+def test_the_code_that_counts_is_what_a_training_runs() -> None:
+    """What only compares predictions does not: an interrupted comparison needs no training again."""
+    of_predictions = modules("tasks/classify/arms.py", set()) | modules("model/classifier.py", set())
+    assert set(stage.CODE) == of_predictions | {"tasks/classify/stage.py"}
 
 
 def test_densenet_needs_monai_and_room(monkeypatch: pytest.MonkeyPatch) -> None:
