@@ -14,15 +14,19 @@ CODE = ("model", "tasks", "dvc.yaml", "params.yaml")  # what decides about resul
 
 
 def git_revision(code: Sequence[str] = CODE) -> str:
-    """The commit of the working folder, and whether `code` there differs from it; "" outside a git repository."""
+    """The commit of the working folder, and whether `code` there differs from it; "" outside a git repository.
+
+    A file that git does not know differs too, unless it is one to be ignored.
+    """
     try:
         head = _git("rev-parse", "HEAD")
-        changed = _git("diff", "--quiet", "HEAD", "--", *code)
+        changed = _git("status", "--porcelain", "--untracked-files=normal", "--", *code)
     except OSError:  # no git here
         return ""
     if head.returncode:
         return ""
-    return head.stdout.strip() + (", with changes that are not committed" if changed.returncode else "")
+    differs = changed.returncode or changed.stdout
+    return head.stdout.strip() + (", with changes that are not committed" if differs else "")
 
 
 def _git(*command: str) -> subprocess.CompletedProcess[str]:

@@ -361,6 +361,14 @@ def test_provenance_knows_changed_code(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(revision) == 40
     (tmp_path / "dvc.lock").write_text("made by a run: no change of the code\n")
     assert provenance.git_revision() == revision
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/new.py").write_text("A = 1\n")  # imported as well as any other, and in no commit
+    assert provenance.git_revision() == f"{revision}, with changes that are not committed"
+    assert provenance.git_revision(("model",)) == revision
+    subprocess.run(["git", "config", "status.showUntrackedFiles", "no"], check=True)
+    assert provenance.git_revision() == f"{revision}, with changes that are not committed"
+    (tmp_path / ".gitignore").write_text("new.py\n")
+    assert provenance.git_revision() == revision
     (tmp_path / "params.yaml").write_text("a: 2\n")
     assert provenance.git_revision() == f"{revision}, with changes that are not committed"
 
