@@ -9,6 +9,8 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.stage import Stage
 
+from tasks.progress import cores
+
 SLOTS = ("gpu", "cpu")
 
 
@@ -76,9 +78,4 @@ def threads(stage: str, dag: Dag, slots: int) -> int | None:
     group, _, item = stage.partition("@")
     siblings = sum(name.startswith(f"{group}@") for name in dag) if item else 1
     side_by_side = min(siblings, slots)
-    return max(1, _cores() // side_by_side) if side_by_side > 1 else None
-
-
-def _cores() -> int:
-    """Those this process may use: fewer than the machine has under taskset or in a container."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores() // side_by_side) if side_by_side > 1 else None

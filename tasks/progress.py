@@ -1,5 +1,6 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Long work: the cores that there are for it, and its progress, a bar on a terminal and lines elsewhere."""
 
+import os
 import re
 import sys
 import time
@@ -19,6 +20,11 @@ class Share(NamedTuple):
 
     words: str
     percent: float
+
+
+def cores() -> int:
+    """Those this process may use: fewer than the machine has under taskset or in a container."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def track(items: Iterable[T], total: int, what: str, unit: str = "", note: Callable[[], str] = str) -> Iterator[T]:

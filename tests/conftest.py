@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,18 @@ TINY = {  # what the sections of params.yaml become: seconds instead of minutes
     "classify": {"steps": 4, "batch": 8, "bootstrap": 100},
     "report": {"examples": 4},
 }
+
+
+@pytest.fixture
+def one_core_of_many(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The machine has 64 cores, and this process may use one of them, as under taskset or in a container."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system does not bind a process to cores")
+    before = os.sched_getaffinity(0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tasks.errors import UserError
+from tasks.progress import cores
 
 if TYPE_CHECKING:  # pydantic is dear in a worker process
     from tasks.params import ExecutorName
@@ -56,7 +57,7 @@ def each(
     """
     batched = partial(_work_through, work, seconds)
     waiting = deque(items[start : start + BATCH] for start in range(0, len(items), BATCH))
-    count = min(workers or os.cpu_count() or 1, max(1, len(waiting)))
+    count = min(workers or cores(), max(1, len(waiting)))
     while waiting:
         suspects: list[T] = []
         # One that does not start is tried once more, below: somebody may have ended it.

@@ -5,7 +5,6 @@ looking at the disease, so the only way to tell the classes apart is the one a r
 """
 
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +19,7 @@ from pydicom.uid import UID
 
 from tasks.errors import UserError
 from tasks.files import written_whole
-from tasks.progress import track
+from tasks.progress import cores, track
 from tasks.simulate import dicom, radiograph
 from tasks.simulate.anatomy import draw_anatomy, draw_pose
 from tasks.simulate.disease import Label
@@ -99,8 +98,7 @@ def plan(patients: int, seed: int, size: int = 512) -> list[Film]:
 
 def _make(films: list[Film], folder: Path, workers: int | None) -> Iterator[tuple[str, Label]]:
     """Make all films, in order of the plan, in this process or in a pool."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = min(workers or available, len(films))
+    count = min(workers or cores(), len(films))
     if count == 1:
         for film in films:
             yield _write(film, folder)

@@ -383,14 +383,19 @@ class TestTheDag:
 
 
 def test_the_items_of_a_group_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.dag._cores", lambda: 8)
+    monkeypatch.setattr("flows.dag.cores", lambda: 8)
     dag = {stage: Node([]) for stage in ("ingest", "train@a", "train@b", "quality@a")}
     assert threads("train@a", dag, slots=2) == 4
     assert threads("train@a", dag, slots=1) is None
     assert threads("quality@a", dag, slots=2) is None  # its sibling does not run this time
     assert threads("ingest", dag, slots=2) is None
-    monkeypatch.setattr("flows.dag._cores", lambda: 1)
+    monkeypatch.setattr("flows.dag.cores", lambda: 1)
     assert threads("train@b", dag, slots=4) == 1
+
+
+@pytest.mark.usefixtures("one_core_of_many")
+def test_the_cores_are_those_that_this_process_may_use() -> None:
+    assert threads("train@a", {"train@a": Node([]), "train@b": Node([])}, slots=2) == 1
 
 
 @pytest.mark.parametrize(

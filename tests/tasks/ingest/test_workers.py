@@ -4,6 +4,9 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -44,6 +47,25 @@ def test_a_crash_costs_one_item(workers: int) -> None:
 
 def test_nothing_to_do() -> None:
     assert list(each(work, [], died, "processes")) == []
+
+
+@pytest.mark.usefixtures("one_core_of_many")
+@pytest.mark.parametrize(("asked", "expected"), [(0, 1), (3, 3)])
+def test_as_many_processes_as_there_are_cores_for_this_one(
+    asked: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    @contextmanager
+    def pool(executor: str, count: int) -> Iterator[tuple[Executor, int]]:
+        counts.append(count)
+        with ThreadPoolExecutor(1) as found:  # no process is needed to see how many there would be
+            yield found, count
+
+    monkeypatch.setattr(workers, "_pool", pool)
+    monkeypatch.setattr(workers, "_work_through", lambda work, seconds, batch: [work(item) for item in batch])
+    assert len(list(each(work, [0] * 80, died, "processes", asked))) == 80
+    assert counts == [expected]
 
 
 def fail(item: int) -> Outcome:

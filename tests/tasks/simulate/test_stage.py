@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from tasks.errors import UserError
-from tasks.simulate import dicom, radiograph, thorax
+from tasks.simulate import dicom, radiograph, stage, thorax
 from tasks.simulate.anatomy import Anatomy, Pose, draw_anatomy, draw_pose
 from tasks.simulate.disease import LABELS
 from tasks.simulate.stage import plan, simulate
@@ -112,6 +112,14 @@ def test_the_seed_decides_and_the_workers_do_not(archive: Path, tmp_path: Path) 
     assert _files(tmp_path / "pool") == _files(archive)
     simulate(tmp_path / "other", 6, SEED + 1, size=64, workers=1)
     assert not set(_files(tmp_path / "other").values()) & set(_files(archive).values())
+
+
+@pytest.mark.usefixtures("one_core_of_many")
+def test_one_core_needs_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(stage, "_write", lambda film, folder: (f"{film.patient}", film.label))
+    films = plan(PATIENTS, SEED, SIZE)
+    assert len(list(stage._make(films, tmp_path, None))) == len(films)
 
 
 @pytest.mark.parametrize(("patients", "rare"), [(6, (2, 2)), (25, (3, 2)), (480, (58, 38))])
