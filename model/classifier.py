@@ -143,12 +143,9 @@ def calibrated_loss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray)
     counts = np.bincount(labels, minlength=classes)
     targets = np.repeat((1 / (counts[labels] + classes))[:, None], classes, axis=1)
     targets[np.arange(len(labels)), labels] *= counts[labels] + 1
-    losses = []
-    for temperature in TEMPERATURES:
-        scaled = logits / temperature
-        scaled -= scaled.max(1, keepdims=True)
-        log_probabilities = scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
-        losses.append(-np.average((targets * log_probabilities).sum(1), weights=weights))
+    said, wanted = torch.from_numpy(logits).double(), torch.from_numpy(targets)
+    by_image = (F.cross_entropy(said / temperature, wanted, reduction="none").numpy() for temperature in TEMPERATURES)
+    losses = [np.average(losses, weights=weights) for losses in by_image]
     best = int(np.argmin(losses))
     return float(losses[best]), float(TEMPERATURES[best])
 
@@ -164,6 +161,4 @@ def logits(network: nn.Module, images: np.ndarray, batch: int = 256) -> np.ndarr
 
 def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
     """Calibrated class probabilities (N, classes) float64 of images (N, H, W) uint8, N at least 1."""
-    scaled = logits(trained.network, images) / trained.temperature
-    exponentials = np.exp(scaled - scaled.max(1, keepdims=True))
-    return exponentials / exponentials.sum(1, keepdims=True)
+    return torch.from_numpy(logits(trained.network, images) / trained.temperature).softmax(1).numpy()

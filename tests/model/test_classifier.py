@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from model.classifier import ClassifierConfig, calibrated_loss, logits, predict, train_classifier
+from model.classifier import TEMPERATURES, ClassifierConfig, calibrated_loss, logits, predict, train_classifier
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
@@ -103,9 +103,26 @@ def test_the_temperature_undoes_overconfidence_and_never_calls_a_flawless_networ
     assert 0.85 < 1 / (1 + np.exp(-1 / temperature)) < 0.95  # (10 + 1) / (10 + 2)
 
 
+def test_the_calibrated_loss_is_that_of_the_definition_also_far_from_zero() -> None:
+    rng = np.random.default_rng(1)
+    labels, weights = rng.integers(0, 3, 50), rng.random(50) + 0.1
+    counts = np.bincount(labels)
+    targets = np.eye(3)[labels] * counts[labels, None] + 1
+    targets /= counts[labels, None] + 3
+    for scale in (1.0, 3000.0):
+        x = rng.normal(0, scale, (50, 3))
+        shifted = (x - x.max(1, keepdims=True))[None] / TEMPERATURES[:, None, None]
+        by_image = -(targets * (shifted - np.log(np.exp(shifted).sum(2, keepdims=True)))).sum(2)
+        losses = (by_image * weights).sum(1) / weights.sum()
+        loss, temperature = calibrated_loss(x, labels, weights)
+        assert loss == pytest.approx(losses.min(), rel=1e-12)
+        assert temperature == TEMPERATURES[losses.argmin()]
+
+
 def test_probabilities_are_those_of_the_logits_at_the_temperature() -> None:
     images, labels = next(bright_or_dark(contrast=20))
     trained = train_classifier(bright_or_dark(contrast=20), 2, ClassifierConfig(steps=20), None, (images, labels))
     assert not trained.network.training
-    expected = torch.from_numpy(logits(trained.network, images) / trained.temperature).softmax(1).numpy()
-    np.testing.assert_allclose(predict(trained, images), expected)
+    exponentials = np.exp(logits(trained.network, images) / trained.temperature)
+    expected = exponentials / exponentials.sum(1, keepdims=True)
+    np.testing.assert_allclose(predict(trained, images), expected, rtol=1e-12)
