@@ -1,6 +1,7 @@
 """Processes that run until all is stopped: started again where they die, and ended with all that they started."""
 
 import ctypes
+import math
 import os
 import subprocess
 import sys
@@ -8,13 +9,15 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 LOGS = Path(".xraysynth/serve")
-AGAIN_S, AGAIN_MAX_S = 2.0, 60.0  # until what has died is started again, the second and the last time
+# From a start to the next one at least, which doubles up to the second value.
+AGAIN_S, AGAIN_MAX_S = 1.0, 60.0
+HEALTHY_S = 600.0  # what has run for so long is started again as if it were the first time
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -27,8 +30,8 @@ class Service:
     env: Mapping[str, str]
     health: str = ""  # a URL that answers once it works
     process: subprocess.Popen[bytes] | None = None
-    starts: int = field(default=0)
-    _not_before: float = 0.0
+    _started: float = -math.inf
+    _pause: float = 0.0
 
     @property
     def log(self) -> Path:
@@ -54,12 +57,14 @@ class Service:
                 stderr=log,
                 start_new_session=True,
             )
-        self.starts += 1
-        self._not_before = time.monotonic() + min(AGAIN_S ** (self.starts - 1), AGAIN_MAX_S)
+        now = time.monotonic()
+        self._pause = AGAIN_S if now - self._started >= HEALTHY_S else min(2 * self._pause, AGAIN_MAX_S)
+        self._started = now
 
     def watch(self) -> None:
         """Start it again if it has died, not too often."""
-        if self.process is not None and self.process.poll() is not None and time.monotonic() >= self._not_before:
+        rested = time.monotonic() - self._started >= self._pause
+        if rested and self.process is not None and self.process.poll() is not None:
             print(f"{self.name} has ended ({_how(self.process.returncode)}) and is started again", flush=True)
             self.start()
 
