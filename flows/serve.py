@@ -4,39 +4,50 @@ Addresses come from PREFECT_SERVER_API_HOST, PREFECT_SERVER_API_PORT, MLFLOW_HOS
 PREFECT_API_URL or MLFLOW_TRACKING_URI names is used and not started. What they remember lies in the project folder.
 """
 
-import base64
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from uuid import UUID
 
+import httpx
 import psutil
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_KEY,
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
+from prefect.states import Cancelled
 
 from flows.services import LOGS, Service, adopt_orphans, adopted, end, parent, reap, tree
 from tasks.errors import UserError
 from tasks.tracking import runs as tracking
+from tasks.tracking.addresses import without_credentials
 from tasks.tracking.store import EXPERIMENT, Refused, Store, artifacts_of
 
 POOL = "xraysynth"
 START_S = 180.0  # a first start makes the tables of both databases
+ANSWER_S = 5.0  # for one answer of Prefect's server
 ASK_S = 3.0  # between two looks whether a flow without a worker is to be cancelled
 FLOWS_S, SERVERS_S = 9.0, 3.0  # until what was asked to end is ended; Ctrl-C takes 15 s at most
 # By default in memory: a restarted server would cancel the flow at work, or hold its slot for ever.
 LEASES = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+ACCESS = (PREFECT_API_URL, PREFECT_API_KEY, PREFECT_API_AUTH_STRING)
 EVERYWHERE = ("0.0.0.0", "::")
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -102,7 +113,7 @@ def serve() -> None:
             if service.name == "prefect":
                 _wait_for(service.answers, service)
         worker.start()  # makes the work pool
-        _wait_for(lambda: _ask(env, f"/work_pools/{POOL}"), worker)
+        _wait_for(lambda: _find_pool(env), worker)
         _deploy(env)
         for service in servers:
             _wait_for(service.answers, service)
@@ -193,30 +204,32 @@ def _cancel(env: Mapping[str, str], services: list[Service]) -> None:
             runs[process.environ()["PREFECT__FLOW_RUN_ID"]].append(process)
     for run, processes in runs.items():
         with suppress(OSError):  # where the server is down: the next time
-            if _ask(env, f"/flow_runs/{run}")["state"]["type"] != "CANCELLING":
+            with _client(env) as client:
+                state = client.read_flow_run(UUID(run)).state
+            if state is None or not state.is_cancelling():
                 continue
             end(processes, processes, FLOWS_S)
             # The flow says that it crashed, for it is the worker that tells it to be cancelled.
-            state = {"type": "CANCELLED", "name": "Cancelled", "message": "its worker had died; `make serve` ended it"}
-            _ask(env, f"/flow_runs/{run}/set_state", {"state": state, "force": True})
+            cancelled: State[Any] = Cancelled(message="its worker had died; `make serve` ended it")
+            with _client(env) as client:  # another one: the server closes a connection while nothing is said
+                client.set_flow_run_state(run, cancelled, force=True)
 
 
-def _ask(env: Mapping[str, str], path: str, body: Any = None) -> Any:
-    """What Prefect's server answers, asked with the credentials of its own clients. Raises OSError."""
-    url = urlsplit(env["PREFECT_API_URL"])
-    user, _, place = url.netloc.rpartition("@")
-    headers = {"Content-Type": "application/json"}
-    if key := env.get("PREFECT_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
-    elif who := env.get("PREFECT_API_AUTH_STRING") or unquote(user):
-        headers["Authorization"] = f"Basic {base64.b64encode(who.encode()).decode()}"
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url._replace(netloc=place).geturl() + path, data, headers)
+def _find_pool(env: Mapping[str, str]) -> None:
+    with _client(env) as client:
+        client.read_work_pool(POOL)
+
+
+@contextmanager
+def _client(env: Mapping[str, str]) -> Iterator[SyncPrefectClient]:
+    """Prefect's client of the server in `env`, which asks once. Raises OSError where that fails, whatever the cause."""
+    named = {setting: env[setting.name] for setting in ACCESS if env.get(setting.name)}
+    once = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: ANSWER_S}
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return json.loads(answer.read())
-    except (HTTPException, ValueError) as error:  # it died in the middle of its answer
-        raise OSError(str(error)) from None
+        with temporary_settings(named | once), get_client(sync_client=True) as client:
+            yield client
+    except (httpx.HTTPError, httpx.InvalidURL, PrefectException, ValueError) as error:  # the last: half an answer
+        raise OSError(type(error).__name__) from None
 
 
 def _stop(services: list[Service]) -> None:
@@ -234,13 +247,8 @@ def _stop(services: list[Service]) -> None:
 
 def addresses(env: Mapping[str, str]) -> str:
     """Where both servers are, without the passwords that may stand in there."""
-    prefect = _without_password(env["PREFECT_API_URL"]).removesuffix("/api")
-    return f"Prefect  {prefect}\nMLflow   {_without_password(env['MLFLOW_TRACKING_URI'])}"
-
-
-def _without_password(url: str) -> str:
-    scheme, found, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if found else url
+    prefect = without_credentials(env["PREFECT_API_URL"]).removesuffix("/api")
+    return f"Prefect  {prefect}\nMLflow   {without_credentials(env['MLFLOW_TRACKING_URI'])}"
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:

@@ -3,9 +3,9 @@
 import os
 import shutil
 import subprocess
-import urllib.error
 import urllib.request
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 
 import imagecodecs
 import torch
@@ -13,6 +13,10 @@ from PIL.features import version as pil_version
 
 from tasks.tracking import runs as tracking
 from tasks.tracking import spool
+from tasks.tracking.addresses import authorization, is_database, reach_database, without_credentials
+
+TIMEOUT_S = 5.0
+LOCAL = ("sqlite", "file")
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,33 @@ def _prefect() -> Check:
     )
 
 
-def _reach(name: str, url: str, path: str) -> Check:
-    if not url.startswith("http"):
-        return Check(name, True, "a local store")
+def _reach(name: str, address: str, path: str) -> Check:
+    """Whether a server answers, or a database listens. No finding holds the name and password of an address."""
+    shown = without_credentials(address)
+    scheme, is_address, _ = address.lower().partition("://")
     try:
-        with urllib.request.urlopen(url.rstrip("/") + path, timeout=5):
-            return Check(name, True, "answers")
-    except (urllib.error.URLError, OSError) as error:
-        return Check(name, False, f"does not answer ({error}); start it or unset its variable")
+        if scheme in ("http", "https"):
+            _ask(address, path)
+        elif is_database(address):
+            reach_database(address, TIMEOUT_S)
+            return Check(name, True, f"a database at {shown}, where something listens; it was not asked for more")
+        elif is_address and scheme not in LOCAL:
+            return Check(name, True, "a store of another kind, which was not asked")
+        else:
+            return Check(name, True, "a local store")
+    except OSError as error:
+        return Check(name, False, f"{shown} does not answer ({error}); start it or unset its variable")
+    except (HTTPException, ValueError):  # they quote what may be part of a password
+        return Check(name, False, "its address cannot be read; correct its variable")
+    return Check(name, True, f"{shown} answers")
+
+
+def _ask(address: str, path: str) -> None:
+    """Raises OSError where a server does not answer, HTTPException or ValueError for what is no address."""
+    request = urllib.request.Request(without_credentials(address).rstrip("/") + path)
+    if credentials := authorization(address):
+        request.add_unredirected_header("Authorization", credentials)  # they are for this server alone
+    urllib.request.urlopen(request, timeout=TIMEOUT_S).close()
 
 
 def _remote() -> Check:

@@ -3,7 +3,6 @@
 It is in the store of `tasks.tracking`. What a version holds is written by `register`.
 """
 
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +21,11 @@ from tasks.errors import Unavailable, UserError
 from tasks.registry import ALIASES, CHALLENGER, CHAMPION, PREVIOUS
 from tasks.synthesize.generator import read_generator, weights_digest
 from tasks.tracking import runs
-from tasks.tracking.store import REFUSED, defaults
+from tasks.tracking.store import REFUSED, defaults, first_line
 
 NAME = "xraysynth"
 # Of MLflow's own values a bar a file is noise in a log, and a dead server takes minutes.
 CALMER = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
-CREDENTIALS = re.compile(r"//[^/@\s]+@")  # name and password in an address
 GENERATOR, RECORD = "artifacts/generator", "artifacts/record"  # within an entry: see `register`
 
 
@@ -53,9 +51,8 @@ def store() -> Iterator[MlflowClient]:
             mlflow.set_tracking_uri(uri)
             yield MlflowClient(tracking_uri=uri)
     except (MlflowException, SQLAlchemyError) as error:
-        reason = CREDENTIALS.sub("//", str(error).splitlines()[0])[:200]
         kind = UserError if getattr(error, "error_code", "") in REFUSED else Unavailable
-        raise kind(f"MLflow's registry cannot be used ({reason}); see MLFLOW_TRACKING_URI") from None
+        raise kind(f"MLflow's registry cannot be used ({first_line(error)}); see MLFLOW_TRACKING_URI") from None
 
 
 def versions() -> list[Version]:

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from tasks.errors import UserError
 from tasks.files import flattened
+from tasks.tracking.addresses import without_credentials
 from tasks.tracking.spool import FOLDER, Record, Spool
 from tasks.tracking.store import EXPERIMENT, HASTE, Refused, Store, defaults, first_line, warn
 
@@ -190,7 +190,5 @@ def _now() -> int:
 
 def server_address() -> str:
     """The address of the tracking server, without name and password that may stand in it; "" for a local store."""
-    found = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
-    if found.scheme not in ("http", "https"):
-        return ""
-    return urlunsplit((found.scheme, found.netloc.rpartition("@")[2], found.path.rstrip("/"), "", ""))
+    address = without_credentials(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    return address.rstrip("/") if address.startswith(("http://", "https://")) else ""

@@ -1,7 +1,6 @@
 """MLflow as a store of records, which may be down: waits are bounded, and what was sent twice is there once."""
 
 import os
-import socket
 import sqlite3
 import sys
 import tempfile
@@ -10,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
 from mlflow.entities import Metric, Param, RunTag
@@ -18,6 +16,8 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
+
+from tasks.tracking.addresses import is_database, reach_database, text_without_credentials, without_credentials
 
 T = TypeVar("T")
 Record = Mapping[str, Any]
@@ -31,7 +31,6 @@ FIRST_USE_S = 60.0  # another stage may be making the tables of a new SQLite sto
 LOCKED_S = 2.0  # a lock held for longer is not that of a stage that logs
 PAUSE_S = 30.0  # between a try that failed and the next,
 SHARE = 20  # and at least so many times what that try took: a dead server costs 5 % of the time at most
-PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 HOW_NOT_WHAT = "(raised as a result of Query-invoked autoflush"  # SQLAlchemy's first line
 REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"}
 
@@ -127,8 +126,7 @@ class Store:
 
     def identity(self) -> str:
         """Which store this is, without what opens it."""
-        parts = urlsplit(self.uri)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return without_credentials(self.uri)
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
@@ -173,9 +171,9 @@ def warn(sentence: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, on one line, with no more than 200 letters."""
+    """What an error says, on one line, with no more than 200 letters and without the credentials of an address."""
     said = [line for line in str(error).splitlines() if not line.startswith(HOW_NOT_WHAT)]
-    return said[0][:200] if said else type(error).__name__
+    return text_without_credentials(said[0])[:200] if said else type(error).__name__
 
 
 @contextmanager
@@ -192,11 +190,10 @@ def defaults(variables: Mapping[str, str]) -> Iterator[None]:
 
 def _free(uri: str) -> None:
     """Raises where a database does not answer or its SQLite file stays locked: MLflow itself would wait for long."""
-    parts = urlsplit(uri)
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and path.is_file():
         with closing(sqlite3.connect(path, timeout=LOCKED_S, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
-    elif (scheme := parts.scheme.partition("+")[0]) in PORTS and parts.hostname:
-        socket.create_connection((parts.hostname, parts.port or PORTS[scheme]), timeout=LOCKED_S).close()
+    elif is_database(uri):
+        reach_database(uri, LOCKED_S)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,8 +20,9 @@ from typing import Any
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL
 
-from flows.serve import _ask, _prepare, addresses
+from flows.serve import _client, _find_pool, _prepare, addresses
 from tests.services import PATIENCE_S, end, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,7 +222,7 @@ def test_a_server_that_asks_for_a_password_gets_it(way: str) -> None:
             heard.append(self.headers["Authorization"])
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b"{}")
+            self.wfile.write(b'{"name": "xraysynth", "type": "process"}')
 
     with HTTPServer(("127.0.0.1", 0), Server) as server:
         Thread(target=server.handle_request, daemon=True).start()
@@ -229,8 +231,38 @@ def test_a_server_that_asks_for_a_password_gets_it(way: str) -> None:
             env = {"PREFECT_API_URL": f"http://a:s%40c@{place}"}
         else:
             env = {"PREFECT_API_URL": f"http://{place}", "PREFECT_API_AUTH_STRING": "a:s@c"}
-        _ask(env, "/work_pools/xraysynth")
+        _find_pool(env)
     assert heard == [f"Basic {base64.b64encode(b'a:s@c').decode()}"]
+
+
+@pytest.mark.parametrize("answer", [None, b"HTTP/1.1 200 OK\r\n\r\n{", b"HTTP/1.1 503 busy\r\n\r\n", b"no HTTP"])
+def test_a_server_that_is_down_or_dies_is_an_error_of_the_system_and_asked_once(answer: bytes | None) -> None:
+    """`make serve` watches on, and is what starts the server again: it must not wait for it meanwhile."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        env = {"PREFECT_API_URL": f"http://a:secret@127.0.0.1:{server.getsockname()[1]}/api"}
+
+        def serve_one() -> None:
+            connection, _ = server.accept()
+            with connection:
+                heard.append(connection.recv(65536))
+                connection.sendall(answer or b"")
+
+        if answer is None:
+            server.close()
+        else:
+            Thread(target=serve_one, daemon=True).start()
+        with pytest.raises(OSError) as failed:
+            _find_pool(env)
+    assert len(heard) == (answer is not None)
+    assert "secret" not in str(failed.value)
+
+
+def test_the_settings_of_this_process_stay() -> None:
+    before = PREFECT_API_URL.value()
+    with _client({"PREFECT_API_URL": "http://127.0.0.1:1/api"}) as client:
+        assert str(client.api_url) == "http://127.0.0.1:1/api/"
+    assert PREFECT_API_URL.value() == before
 
 
 def test_a_second_flow_is_not_let_in_and_a_restarted_server_costs_the_first_nothing(serving: Serving) -> None:
