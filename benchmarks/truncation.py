@@ -16,8 +16,8 @@ import pandas as pd
 from benchmarks.tables import read, spread, table
 from tasks import image_set, params, paths
 from tasks.classify.arms import training_set
-from tasks.classify.comparison import ALWAYS_COMPARED, PRIMARY, HeldOut, held_out, measure, seeds_of
-from tasks.classify.differences import paired_difference
+from tasks.classify.comparison import ALWAYS_COMPARED, PRIMARY, HeldOut, held_out, measure
+from tasks.classify.differences import paired_differences
 from tasks.classify.stage import predictions_of
 from tasks.image_set import ImageSet
 from tasks.params import GENERATOR_OF, Params
@@ -32,13 +32,13 @@ Scenario = tuple[str, float]  # an arm and the truncation of what it adds, 0 for
 
 def draw(plan: dict[str, int], section: Params, values: list[float], scratch: Path) -> dict[Scenario, ImageSet]:
     """The images of every generator, drawn with every truncation."""
-    found = {}
+    drawn = {}
     for name in sorted({GENERATOR_OF[arm] for arm in section.classify.arms if arm in GENERATOR_OF}):
         for value in values:
             how, out = section.synthesize.model_copy(update={"truncation": value}), scratch / f"{name}-{value}"
             synthesize_stage.run(paths.MODELS / name, out, plan, how, curated_folder=paths.CURATED)
-            found[name, value] = image_set.load(out)
-    return found
+            drawn[name, value] = image_set.load(out)
+    return drawn
 
 
 def looked_at(
@@ -50,10 +50,11 @@ def looked_at(
         films = real.where(split="train", label=label)
         patients = films.manifest["patient_id"].to_numpy()
         for (name, value), images in drawn.items():
-            found = quality_stage.measure(
+            report = quality_stage.measure(
                 films.images, images.where(label=label).images, network, section.quality, None, patients
-            )["measures"]
-            yield [name, label, f"{value:g}", *(f"{found[m]['value']:.3g} ({found[m]['floor']:.3g})" for m in SHOWN)]
+            )
+            shown = [report["measures"][measure] for measure in SHOWN]
+            yield [name, label, f"{value:g}", *(f"{entry['value']:.3g} ({entry['floor']:.3g})" for entry in shown)]
 
 
 def trained(
@@ -67,25 +68,24 @@ def trained(
         images = drawn.get((GENERATOR_OF.get(arm, ""), value))
         chosen = training_set(arm, real, images, plan, seed)
         parts[arm, value].append(predictions_of(chosen, real, section.classify, seed))
-    found = {scenario: pd.concat(some, ignore_index=True) for scenario, some in parts.items()}
-    return found, held_out(found[scenarios[0]], real.classes, section.classify.bootstrap)
+    predictions = {scenario: pd.concat(per_seed, ignore_index=True) for scenario, per_seed in parts.items()}
+    return predictions, held_out(predictions[scenarios[0]], real.classes, section.classify.bootstrap)
 
 
 def gains(
-    found: dict[Scenario, pd.DataFrame], test: HeldOut, classes: list[str], rare: list[str], confidence: float
+    predictions: dict[Scenario, pd.DataFrame], test: HeldOut, classes: list[str], rare: list[str], confidence: float
 ) -> Iterator[list[str]]:
     """A row an arm and truncation."""
     focus = [classes.index(label) for label in rare]
-    measured = {scenario: measure(rows, classes, focus, test) for scenario, rows in found.items()}
-    values = {scenario: every[PRIMARY] for scenario, every in measured.items()}
-    between = seeds_of({f"{arm} {value}": some for (arm, value), some in values.items()})
-    patients = min(test.patients_of(label) for label in focus)
-    for (arm, value), some in values.items():
+    measured = {scenario: measure(rows, classes, focus, test) for scenario, rows in predictions.items()}
+    primary = {scenario: measures[PRIMARY] for scenario, measures in measured.items()}
+    treated = [(arm, value) for arm, value in primary if arm in GENERATOR_OF]
+    controls = [(control, 0.0) for control in ALWAYS_COMPARED]
+    differences = paired_differences(primary, treated, controls, test.fewest_patients_of(focus))
+    for (arm, value), values in primary.items():
         row = [arm, f"{value:g}" if value else "", f"{measured[arm, value]['validation'].mean():.3f}"]
-        row.append(f"{some[:, 0].mean():.3f}")
-        for control in ALWAYS_COMPARED if arm in GENERATOR_OF else ():
-            difference = paired_difference(some, values[control, 0.0], patients, between)
-            row.append(spread(difference.interval(confidence)))
+        row.append(f"{values[:, 0].mean():.3f}")
+        row += [spread(difference.interval(confidence)) for difference in differences.get((arm, value), {}).values()]
         yield row + [""] * (4 + len(ALWAYS_COMPARED) - len(row))
 
 
@@ -100,9 +100,9 @@ def main() -> None:
         drawn = draw(plan, section, values, Path(scratch))
         header = ["model", "class", "truncation", *(f"{name} (floor)" for name in SHOWN)]
         print(table(header, looked_at(real, drawn, plan, section)), "\n", flush=True)
-        found, test = trained(real, drawn, plan, section, values)
+        predictions, test = trained(real, drawn, plan, section, values)
     header = ["arm", "truncation", "validation", "test", *(f"against {control}" for control in ALWAYS_COMPARED)]
-    print(table(header, gains(found, test, real.classes, list(plan), section.classify.confidence)))
+    print(table(header, gains(predictions, test, real.classes, list(plan), section.classify.confidence)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """From predictions to figures: the measures of every arm, and the differences that the verdict rests on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.classify import metrics as st
-from tasks.classify.differences import Difference, SeedVariance, paired_difference, seed_variance
+from tasks.classify.differences import Difference, paired_differences
 from tasks.classify.metrics import MIN_PATIENTS, interval
 from tasks.image_set import class_numbers
 from tasks.params import CONTROL_ARMS, GENERATOR_OF, Classify
@@ -29,6 +29,10 @@ class HeldOut:
     def patients_of(self, label: int) -> int:
         """How many patients have a film of the class."""
         return len(np.unique(self.patients[self.labels == label]))
+
+    def fewest_patients_of(self, labels: Iterable[int]) -> int:
+        """How many have a film of that class of `labels` which has the fewest."""
+        return min(self.patients_of(label) for label in labels)
 
 
 def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], params: Classify) -> dict[str, Any]:
@@ -51,7 +55,7 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
     main: dict[str, pd.DataFrame] = {arm: predictions[predictions["arm"] == arm] for arm in params.arms}
     test = held_out(main[params.arms[0]], classes, params.bootstrap)
     measured = {arm: measure(rows, classes, focus, test) for arm, rows in main.items()}
-    means = {arm: {name: values.mean(0) for name, values in found.items()} for arm, found in measured.items()}
+    means = {arm: {name: values.mean(0) for name, values in measures.items()} for arm, measures in measured.items()}
     patients = patients_behind(classes, focus, test)
     result: dict[str, Any] = {
         "primary": PRIMARY,
@@ -61,17 +65,17 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
         "arms": {
             arm: {
                 name: interval(values, params.confidence, patients[name])
-                for name, values in found.items()
+                for name, values in measures.items()
                 if name != "validation"
             }
-            for arm, found in means.items()
+            for arm, measures in means.items()
         },
         "test": _test_counts(predictions),
         "seeds": params.seeds,
         "confusion": {arm: _confusion(rows, classes, test) for arm, rows in main.items()},
         "curves": {arm: _curves(rows, classes, focus, test, params.confidence) for arm, rows in main.items()},
     }
-    validation = {arm: float(found["validation"][0]) for arm, found in means.items()}
+    validation = {arm: float(measures["validation"][0]) for arm, measures in means.items()}
     result["chosen_on_validation"] = bool(np.isfinite(list(validation.values())).all())
     controls = [arm for arm in main if arm in CONTROL_ARMS]
     synthetic = [arm for arm in main if arm in GENERATOR_OF]
@@ -95,50 +99,39 @@ def _differences(
     focus = result["rare"] or result["classes"]
     patients = {label: test.patients_of(result["classes"].index(label)) for label in focus}
 
-    def of(name: str, fewest: int) -> dict[str, dict[str, Difference]]:
-        between = seeds_of({arm: found[name] for arm, found in measured.items()})
-        return {
-            arm: {
-                control: paired_difference(measured[arm][name], measured[control][name], fewest, between)
-                for control in compared
-            }
-            for arm in synthetic
-        }
+    def differences(name: str, fewest: int) -> dict[str, dict[str, Difference]]:
+        values = {arm: measures[name] for arm, measures in measured.items()}
+        return paired_differences(values, synthetic, compared, fewest)
 
-    def intervals(found: dict[str, dict[str, Difference]], level: float) -> dict[str, Any]:
-        return {arm: {control: d.interval(level) for control, d in by.items()} for arm, by in found.items()}
+    def intervals(by_arm: dict[str, dict[str, Difference]], level: float) -> dict[str, Any]:
+        return {arm: {control: d.interval(level) for control, d in by.items()} for arm, by in by_arm.items()}
 
     confidence = 1 - (1 - params.confidence) / len(synthetic)
     by_class = 1 - (1 - confidence) / len(focus)
-    found = of(PRIMARY, min(patients.values()))
+    primary = differences(PRIMARY, min(patients.values()))
     return {
         "reference": reference,
         "candidate": max(synthetic, key=lambda arm: validation[arm]),
         "confidence": round(confidence, 4),
-        "differences": intervals(found, confidence),
+        "differences": intervals(primary, confidence),
         "minimum_effect": {
-            arm: {control: d.minimum_effect(confidence) for control, d in by.items()} for arm, by in found.items()
+            arm: {control: d.minimum_effect(confidence) for control, d in by.items()} for arm, by in primary.items()
         },
         "confidence_by_class": round(by_class, 4),
-        "by_class": {label: intervals(of(f"auprc_{label}", patients[label]), by_class) for label in focus},
+        "by_class": {label: intervals(differences(f"auprc_{label}", patients[label]), by_class) for label in focus},
     }
 
 
 def patients_behind(classes: list[str], focus: list[int], test: HeldOut) -> dict[str, int]:
     """By measure, how many test patients it is of: of its class, or the fewest of its classes."""
     of_class = {label: test.patients_of(k) for k, label in enumerate(classes)}
-    rare = min(of_class[classes[k]] for k in focus)
+    rare = test.fewest_patients_of(focus)
     return {
         **dict.fromkeys(("auroc", "balanced_accuracy", "macro_f1"), min(of_class.values())),
         **dict.fromkeys((PRIMARY, "sensitivity_at_90_specificity"), rare),
         **dict.fromkeys(("ece", "brier"), len(np.unique(test.patients))),
         **{f"{name}_{label}": n for name in ("recall", "precision", "auprc") for label, n in of_class.items()},
     }
-
-
-def seeds_of(values: Mapping[str, np.ndarray]) -> SeedVariance:
-    """How much training varies, from (S, 1 + B) values of every arm."""
-    return seed_variance(np.stack([of_arm[:, 0] for of_arm in values.values()]))
 
 
 def held_out(rows: pd.DataFrame, classes: list[str], resamples: int) -> HeldOut:
@@ -191,11 +184,11 @@ def _test_scores(rows: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np
 
 def _confusion(rows: pd.DataFrame, classes: list[str], test: HeldOut) -> list[list[float]]:
     """Mean over the seeds."""
-    found = [
+    per_seed = [
         st.confusion(_test_scores(of_seed, classes)[1], test.labels, len(classes))
         for _, of_seed in rows.groupby("seed")
     ]
-    return [[round(float(share), 4) for share in row] for row in np.mean(found, axis=0)]
+    return [[round(float(share), 4) for share in row] for row in np.mean(per_seed, axis=0)]
 
 
 def _curves(

@@ -6,7 +6,9 @@ cases, with seeds as readers: Obuchowski & Rockette (Commun. Stat. Simul. 1995),
 (Stat. Med. 2007).
 """
 
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
@@ -14,6 +16,7 @@ from scipy import stats
 from tasks.classify.metrics import MIN_PATIENTS
 
 POWER = 0.8
+Arm = TypeVar("Arm", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,23 @@ def seed_variance(measured: np.ndarray) -> SeedVariance:
     left = measured - measured.mean(0) - measured.mean(1, keepdims=True) + measured.mean()
     freedom = (arms - 1) * (seeds - 1)
     return SeedVariance(2 * float((left**2).sum()) / freedom, freedom)
+
+
+def paired_differences(
+    measured: Mapping[Arm, np.ndarray], arms: Iterable[Arm], controls: Iterable[Arm], patients: int
+) -> dict[Arm, dict[Arm, Difference]]:
+    """Of each of `arms` to each of `controls`, {arm: {control: difference}}; both are keys of `measured`.
+
+    `measured` has one measure (S, 1 + B) of two arms at least, the same S >= 2 seeds and B resamples in each. How much
+    training varies is estimated over all of them, also over those that are not compared (`seed_variance`, which raises
+    ValueError for fewer). `patients` is that of `paired_difference`.
+    """
+    between = seed_variance(np.stack([values[:, 0] for values in measured.values()]))
+    controls = list(controls)
+    return {
+        arm: {control: paired_difference(measured[arm], measured[control], patients, between) for control in controls}
+        for arm in arms
+    }
 
 
 def paired_difference(one: np.ndarray, other: np.ndarray, patients: int, between: SeedVariance) -> Difference:

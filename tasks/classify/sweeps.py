@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks.classify.comparison import ALWAYS_COMPARED, PRIMARY, held_out, measure, patients_behind, seeds_of
-from tasks.classify.differences import paired_difference
+from tasks.classify.comparison import ALWAYS_COMPARED, PRIMARY, held_out, measure, patients_behind
+from tasks.classify.differences import paired_differences
 from tasks.classify.metrics import interval
 from tasks.params import GENERATOR_OF, SYNTHETIC_ARMS, Classify
 
@@ -44,11 +44,11 @@ def sweeps(predictions: pd.DataFrame, classes: list[str], rare: list[str], param
             {
                 "arm": arm,
                 column: value,
-                PRIMARY: interval(found[arm].mean(0), params.confidence, fewest),
-                "differences": _differences(arm, found, fewest, params.confidence),
+                PRIMARY: interval(by_arm[arm].mean(0), params.confidence, fewest),
+                "differences": _differences(arm, by_arm, fewest, params.confidence),
             }
             for arm in arms
-            for value, found in measured.items()
+            for value, by_arm in measured.items()
         ]
     return result
 
@@ -58,11 +58,8 @@ def _differences(arm: str, measured: Mapping[str, np.ndarray], fewest: int, conf
     controls = [control for control in ALWAYS_COMPARED if control in measured]
     if arm not in GENERATOR_OF or not controls:
         return {}
-    between = seeds_of(measured)
-    return {
-        control: paired_difference(measured[arm], measured[control], fewest, between).interval(confidence)
-        for control in controls
-    }
+    differences = paired_differences(measured, [arm], controls, fewest)[arm]
+    return {control: difference.interval(confidence) for control, difference in differences.items()}
 
 
 def tstr(predictions: pd.DataFrame, classes: list[str], rare: list[str], params: Classify) -> list[dict[str, Any]]:
@@ -83,12 +80,14 @@ def tstr(predictions: pd.DataFrame, classes: list[str], rare: list[str], params:
     for name in names:
         replaced = (real["split"] == "test") & real["label"].isin(real.loc[real["split"] == name, "label"])
         pairs["real", name] = real[~replaced].replace({"split": {name: "test"}})
-    found = {pair: _measures(rows, classes, rare, params) for pair, rows in pairs.items()}
-    return [{"trained_on": a, "tested_on": b, **values} for (a, b), values in found.items()]
+    return [
+        {"trained_on": trained_on, "tested_on": tested_on, **_measures(rows, classes, rare, params)}
+        for (trained_on, tested_on), rows in pairs.items()
+    ]
 
 
 def _measures(rows: pd.DataFrame, classes: list[str], rare: list[str], params: Classify) -> dict[str, Any]:
     test = held_out(rows, classes, params.bootstrap)
     focus = [classes.index(label) for label in rare or classes]
-    found, patients = measure(rows, classes, focus, test), patients_behind(classes, focus, test)
-    return {name: interval(found[name].mean(0), params.confidence, patients[name]) for name in MEASURES}
+    measured, patients = measure(rows, classes, focus, test), patients_behind(classes, focus, test)
+    return {name: interval(measured[name].mean(0), params.confidence, patients[name]) for name in MEASURES}

@@ -15,8 +15,8 @@ import pandas as pd
 
 from tasks import image_set, imbalance
 from tasks.classify.arms import training_set
-from tasks.classify.comparison import PRIMARY, held_out, measure, seeds_of
-from tasks.classify.differences import paired_difference
+from tasks.classify.comparison import PRIMARY, held_out, measure
+from tasks.classify.differences import paired_differences
 from tasks.classify.metrics import MIN_PATIENTS
 from tasks.classify.stage import predictions_of
 from tasks.errors import UserError
@@ -135,13 +135,12 @@ def compare(
     for arm, seed in track(jobs, len(jobs), "challenge"):
         chosen = training_set(ADDING if arm in sets else arm, real, sets.get(arm), plan, seed)
         parts[arm].append(predictions_of(chosen, real, section, seed))
-    rows = {arm: pd.concat(some, ignore_index=True) for arm, some in parts.items()}
-    test = held_out(rows[CHALLENGER], real.classes, section.bootstrap)
+    predictions = {arm: pd.concat(per_seed, ignore_index=True) for arm, per_seed in parts.items()}
+    test = held_out(predictions[CHALLENGER], real.classes, section.bootstrap)
     focus = [real.classes.index(label) for label in plan]
-    measured = {arm: measure(found, real.classes, focus, test)[PRIMARY] for arm, found in rows.items()}
-    patients = min(test.patients_of(k) for k in focus)
-    one, other = measured[CHALLENGER], measured[CHAMPION]
-    return paired_difference(one, other, patients, seeds_of(measured)).interval(section.confidence)
+    measured = {arm: measure(rows, real.classes, focus, test)[PRIMARY] for arm, rows in predictions.items()}
+    differences = paired_differences(measured, [CHALLENGER], [CHAMPION], test.fewest_patients_of(focus))
+    return differences[CHALLENGER][CHAMPION].interval(section.confidence)
 
 
 class _Drawn:
@@ -174,13 +173,13 @@ class _Drawn:
 
     def _variety(self, images: ImageSet) -> Found:
         """What the gates ask of the reports of stage `quality`; nothing of classes with too few images."""
-        found = {}
+        reports = {}
         for label in self._plan:
-            films, drawn = (some.where(label=label) for some in (self._films, images))
+            films, drawn = self._films.where(label=label), images.where(label=label)
             patients = films.manifest["patient_id"].to_numpy()
             if min(len(films.images), len(drawn.images)) >= MIN_IMAGES and of_several(patients):
-                found[label] = {"measures": variety(films.images, drawn.images, self._params.quality, patients)}
-        return found
+                reports[label] = {"measures": variety(films.images, drawn.images, self._params.quality, patients)}
+        return reports
 
 
 def _cannot(model: Path, real: ImageSet, plan: Mapping[str, int]) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.classify.differences import Difference, paired_difference, seed_variance
+from tasks.classify.differences import Difference, paired_difference, paired_differences, seed_variance
 from tasks.classify.metrics import MIN_PATIENTS
 
 
@@ -89,3 +89,16 @@ def test_where_nothing_varies_there_is_no_interval_and_no_effect_that_would_be_s
     found = difference(np.ones((3, 2, 20)), 30)
     assert found.interval(0.95) == {"mean": 0.0, "low": None, "high": None}
     assert found.minimum_effect(0.95) is None
+
+
+def test_every_arm_tells_how_much_training_varies_also_one_that_is_not_compared() -> None:
+    _, values = experiment(np.random.default_rng(4), 3, 30, 0.2)
+    measured = dict(zip("abcde", values, strict=True))
+    found = paired_differences(measured, ["a", "b"], iter(["c", "d"]), 30)
+    between = seed_variance(values[:, :, 0])
+    assert found == {
+        arm: {control: paired_difference(measured[arm], measured[control], 30, between) for control in "cd"}
+        for arm in "ab"
+    }
+    of_fewer = paired_differences({arm: measured[arm] for arm in "abcd"}, ["a"], ["c"], 30)
+    assert of_fewer["a"]["c"].standard_error != found["a"]["c"].standard_error
