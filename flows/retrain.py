@@ -71,26 +71,16 @@ def retrain(
         with project.held_alone():
             project.set_params(None, None, overrides or ())
             folder, table = _delivered(source, labels)
-            found = snapshot.changes(folder, table)
+            new = snapshot.changes(folder, table)
             unfinished = _unfinished()
-            get_run_logger().info(
-                "%d new or changed films in %s; %s", len(found.films), folder, unfinished or "no debt"
-            )
-            if len(found.films) < min_new_images and not unfinished:
-                more = ", and other labels" if found.labels else ""
-                skipped = f"skipped: {len(found.films)} new{more}; {min_new_images} are asked for"
-                return _with_what_is_owed(skipped, push, commands)
+            get_run_logger().info("%d new or changed films in %s; %s", len(new.films), folder, unfinished or "no debt")
+            if len(new.films) < min_new_images and not unfinished:
+                return _skipped(new, min_new_images, push, commands)
             if push:
                 PUSH_OWED.touch()
-            write_json(DELIVERED, {"source": str(folder), "labels": str(table) if table else None})
-            take(folder, table, found)
-            _step("dvc add", dvc("--wait-for-lock", "add", "--quiet", str(RAW)), commands)
-            here = str(RAW / table.name) if table else None
-            state = pipeline(str(RAW), here, gpu_slots=gpu_slots, cpu_slots=cpu_slots, return_state=True)
-            if not state.is_completed():
-                raise StepFailed(state)
-            commands = Commands({"XRAYSYNTH_PIPELINE_ID": str(state.state_details.flow_run_id)})
-            return _judged(commands, len(found.films), margin, seeds, push)
+            _take_snapshot(folder, table, new, commands)
+            commands = _trained(table, gpu_slots, cpu_slots)
+            return _judged(commands, len(new.films), margin, seeds, push)
     except (UserError, DvcException) as error:
         return Failed(message=str(error), name="Failed" if isinstance(error, Unavailable) else BAD_INPUT)
     except StepFailed as error:
@@ -98,12 +88,6 @@ def retrain(
     except BaseException:
         commands.stop()
         raise
-
-
-@task(task_run_name="snapshot", cache_policy=NO_CACHE)
-def take(source: Path, labels: Path | None, found: snapshot.Changes) -> None:
-    """Copy what is new into `data/raw`."""
-    snapshot.take(source, labels, found)
 
 
 def _last_time(ingest: Ingest) -> tuple[str | None, str | None]:
@@ -157,6 +141,39 @@ def _unfinished() -> str:
     return f"version {newest.number} is to be promoted" if waits else ""
 
 
+def _skipped(new: snapshot.Changes, min_new_images: int, push: bool, commands: Commands) -> State[Any]:
+    """There is nothing to learn from; what an earlier run could not push is pushed all the same."""
+    other_labels = ", and other labels" if new.labels else ""
+    message = f"skipped: {len(new.films)} new{other_labels}; {min_new_images} are asked for"
+    if not (push and PUSH_OWED.is_file()):
+        return Completed(message=message)
+    if _push(commands) == "failed":
+        return Failed(message=f"{message}. But {PUSH_FAILED}")
+    return Completed(message=f"{message}. What an earlier run had not pushed now is.")
+
+
+def _take_snapshot(folder: Path, table: Path | None, new: snapshot.Changes, commands: Commands) -> None:
+    """Copy what is new into `data/raw`, and let DVC keep the whole; note where it came from for the next run."""
+    write_json(DELIVERED, {"source": str(folder), "labels": str(table) if table else None})
+    take(folder, table, new)
+    _step("dvc add", dvc("--wait-for-lock", "add", "--quiet", str(RAW)), commands)
+
+
+@task(task_run_name="snapshot", cache_policy=NO_CACHE)
+def take(source: Path, labels: Path | None, found: snapshot.Changes) -> None:
+    """Copy what is new into `data/raw`."""
+    snapshot.take(source, labels, found)
+
+
+def _trained(table: Path | None, gpu_slots: int, cpu_slots: int) -> Commands:
+    """Run the pipeline on the snapshot; what runs commands that belong to that run."""
+    labels = str(RAW / table.name) if table else None
+    state = pipeline(str(RAW), labels, gpu_slots=gpu_slots, cpu_slots=cpu_slots, return_state=True)
+    if not state.is_completed():
+        raise StepFailed(state)
+    return Commands({"XRAYSYNTH_PIPELINE_ID": str(state.state_details.flow_run_id)})
+
+
 def _judged(commands: Commands, new: int, margin: float, seeds: int, push: bool) -> State[Any]:
     """Register, compare, decide, tell. Where the verdict is about no generator there is only something to tell."""
     verdict, challenge = read_report(VERDICT), None
@@ -181,15 +198,6 @@ def _judged(commands: Commands, new: int, margin: float, seeds: int, push: bool)
     if pushed == "failed":
         return Failed(message=f"{message} But {PUSH_FAILED}")
     return Completed(message=message)
-
-
-def _with_what_is_owed(skipped: str, push: bool, commands: Commands) -> State[Any]:
-    """A run with nothing to learn from still pushes what an earlier one could not."""
-    if not (push and PUSH_OWED.is_file()):
-        return Completed(message=skipped)
-    if _push(commands) == "failed":
-        return Failed(message=f"{skipped}. But {PUSH_FAILED}")
-    return Completed(message=f"{skipped}. What an earlier run had not pushed now is.")
 
 
 def _push(commands: Commands) -> str:
