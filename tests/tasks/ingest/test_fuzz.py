@@ -1,4 +1,4 @@
-"""Damaged and hostile files are taken or refused, and nothing else. The whole campaign: benchmarks/fuzz_ingest.py."""
+"""Damaged and hostile files are taken or refused, and nothing else. The whole campaign: benchmarks/fuzz_ingest."""
 
 import signal
 from collections.abc import Iterator
@@ -7,7 +7,10 @@ from types import FrameType
 
 import pytest
 
-from benchmarks.fuzz_ingest import KEEPS_MEMORY, SECRET, hostile, judge, mutant
+from benchmarks.fuzz_ingest.by_hand import KEEPS_MEMORY, hostile
+from benchmarks.fuzz_ingest.elements import SECRET
+from benchmarks.fuzz_ingest.judging import judge
+from benchmarks.fuzz_ingest.mutations import mutant
 from tasks.ingest import stage
 from tasks.params import Ingest
 from tests.tasks.films import ramp, write_film
