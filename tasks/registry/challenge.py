@@ -34,10 +34,9 @@ CONTROL = "duplicate"  # trained as well: how much trainings vary is estimated o
 ADDING = "msg_gan"  # the arm of stage `classify` that both are: real images and synthetic ones as the plan says
 
 Interval = dict[str, float | None]
-Found = dict[str, Any]
 
 
-def run(curated_folder: Path, out: Path, params: Params, margin: float = 0.0, seeds: int = 3) -> Found:
+def run(curated_folder: Path, out: Path, params: Params, margin: float = 0.0, seeds: int = 3) -> dict[str, Any]:
     """Compare the versions with the aliases `challenger` and `champion`; write `out`, return it.
 
     Keys: champion (None: there is none), challenger, measure, difference (challenger - champion: mean, low, high;
@@ -171,7 +170,7 @@ class _Drawn:
         images, passed = self.by(model, CHAMPION)
         return images, "" if images is not None else passed["memorisation"]["why"].rstrip(".")
 
-    def _variety(self, images: ImageSet) -> Found:
+    def _variety(self, images: ImageSet) -> dict[str, Any]:
         """What the gates ask of the reports of stage `quality`; nothing of classes with too few images."""
         reports = {}
         for label in self._plan:
