@@ -36,8 +36,8 @@ ifdef XRAYSYNTH_DVC_REMOTE
 	@dvc remote modify --local storage url "$(XRAYSYNTH_DVC_REMOTE)"
 endif
 
-# A process a core, each of one thread: steps as small as the tests' gain nothing by a second thread. In the order of
-# the files, of which the first, the deployed project, takes a third of the time: it would end long after the others.
+# A process a core, each of one thread: steps as small as the tests' gain nothing by a second thread. In the order that
+# tests/conftest.py gives: the longest first.
 test: export OMP_NUM_THREADS := 1
 test: install
 	pytest --numprocesses auto --dist loadscope --no-loadscope-reorder

@@ -145,15 +145,19 @@ def _rows(content: bytes) -> Iterator[bytes]:
 
 def leaks(folder: Path, inputs: Collection[str] = ()) -> dict[str, set[str]]:
     """By file below `folder` the canaries in its name and content; files whose MD5 is among `inputs` are passed."""
-    result = {}
+    result: dict[str, set[str]] = {}
+    known: dict[str, set[str]] = {}  # by MD5: what DVC keeps is there twice
     for path in sorted(folder.rglob("*")):
         content = str(path.readlink()).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
-        if path.is_file() and _md5(content) in inputs:
+        digest = _md5(content)
+        if path.is_file() and digest in inputs:
             continue
+        if digest not in known:
+            known[digest] = found(content)
         name = path.relative_to(folder).as_posix()
         log = path.with_name(f"{path.name}-wal")
         whole = _with_log(path, log) if log.is_file() else b""
-        if canaries_there := found(name.encode()) | found(content) | found(whole):
+        if canaries_there := found(name.encode()) | known[digest] | found(whole):
             result[name] = canaries_there
     return result
 

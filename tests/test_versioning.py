@@ -1,8 +1,8 @@
 """Data, params and results are versioned: what is stale, what is not, and all of it comes back by a pull."""
 
 import hashlib
+import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -63,9 +63,9 @@ def test_the_dag_is_the_designs(tiny_project: TinyProject, monkeypatch: pytest.M
 
 def test_a_second_repro_does_nothing(project: TinyProject) -> None:
     project.run("dvc", "repro")  # a copy's files are looked at once more
-    start = time.monotonic()
+    start = sum(os.times()[2:4])  # what programs that have ended took of the processors, whatever else runs
     assert project.run("dvc", "repro").stdout.endswith("Data and pipelines are up to date.\n")
-    assert time.monotonic() - start < 10  # 3 s where nothing else runs
+    assert sum(os.times()[2:4]) - start < 10  # about 1 s
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -26,7 +26,7 @@ from tests.model.tiny import SHORT, TINY, films, labels
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = 4
 TWO_CLASSES = dataclasses.replace(TINY, classes=2, attention_resolutions=(8,))
-OFTEN = dataclasses.replace(SHORT, precision="fp32", penalty_interval=2)
+OFTEN = dataclasses.replace(SHORT, penalty_interval=2)
 TEN = dataclasses.replace(OFTEN, kimg=0.08, tick_kimg=0.04)
 CASES: dict[str, tuple[NetworkConfig, dict[str, Any]]] = {
     "default": (TINY, {}),

@@ -1,15 +1,10 @@
 """The loop: it learns, repeats itself, reports, stops when it must, and resumes as if it had not been stopped."""
 
 import dataclasses
-import json
 import math
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from benchmarks import kills
+from benchmarks.kills import Signal
 from model.gan.networks import Generator, NetworkConfig
 from model.gan.sampling import sample
 from model.training import loop
@@ -39,14 +35,6 @@ def test_it_moves_towards_the_data(loss: str) -> None:
     before = sample(Trainer(films(64), labels(64), TINY, config).ema, 0, 64, seed=0).mean()
     after = sample(generator, 0, 64, seed=0).mean()
     assert abs(after - 40) < 0.35 * abs(before - 40)
-
-
-def test_classes_are_told_apart() -> None:
-    network = dataclasses.replace(TINY, classes=2)
-    images = np.concatenate([films(60, mean=60), films(12, mean=190)])
-    config = dataclasses.replace(SHORT, kimg=2.0, learning_rate=0.01, ema_kimg=0.1)
-    generator = train(images, labels(60, 12), network, config)
-    assert sample(generator, 1, 32, 0).mean() - sample(generator, 0, 32, 0).mean() > 60
 
 
 @pytest.mark.parametrize(("attention", "augment"), [((), 0.0), ((8,), 0.6)])
@@ -85,11 +73,25 @@ def test_ticks_tell_what_a_user_wants_to_know() -> None:
     assert all(p.dtype == torch.float32 for p in generator.parameters())
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the training takes for the time, in seconds: each step takes a tenth of one."""
+    now, original = [0.0], Trainer.step
+
+    def step(self: Trainer) -> dict[str, torch.Tensor]:
+        now[0] += 0.1
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.mark.usefixtures("clock")
 def test_a_time_limit_ends_it_early() -> None:
-    config = dataclasses.replace(SHORT, kimg=1e6, max_seconds=0.3)
     ticks: list[Tick] = []
-    train(films(20), labels(20), TINY, config, ticks.append)
-    assert 0.3 <= ticks[-1].seconds < 5
+    train(films(20), labels(20), TINY, dataclasses.replace(SHORT, kimg=1e6, max_seconds=0.35), ticks.append)
+    assert [(tick.kimg, tick.seconds) for tick in ticks] == [pytest.approx((0.032, 0.4))]
 
 
 @pytest.mark.parametrize("where", ["generator", "discriminator"])
@@ -110,7 +112,7 @@ def test_nan_stops_the_training_with_a_reason(where: str) -> None:
             train(films(20), labels(20), TINY, SHORT, poison)
 
 
-@pytest.mark.parametrize("settings", [{}, {"loss": "wgan_gp", "augment_target": 0.6, "precision": "fp32"}])
+@pytest.mark.parametrize("settings", [{}, {"loss": "wgan_gp", "augment_target": 0.6}])
 @pytest.mark.parametrize(
     ("counts", "batch"),
     [
@@ -325,21 +327,16 @@ def test_the_code_that_counts_is_what_a_training_runs() -> None:
 
 
 @pytest.mark.usefixtures("every_step")
-def test_times_are_those_of_all_parts_together(tmp_path: Path) -> None:
-    config = dataclasses.replace(SHORT, kimg=1e6, max_seconds=1.0)
+def test_times_are_those_of_all_parts_together(tmp_path: Path, clock: list[float]) -> None:
+    """A tenth of a second a step: ten of them are in the limit, seven of which are made before the kill."""
+    config = dataclasses.replace(SHORT, kimg=1e6, max_seconds=0.95)
     ticks: list[Tick] = []
-    data = films(20), labels(20)
-
-    def late(tick: Tick) -> None:
-        if tick.seconds > 0.5:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train(*data, TINY, config, late, checkpoints=tmp_path)
-    started = time.perf_counter()
-    train(*data, TINY, config, ticks.append, checkpoints=tmp_path)
-    assert time.perf_counter() - started < 0.8
-    assert ticks[-1].seconds >= 1.0
+    with killed_before(7):
+        train(films(20), labels(20), TINY, config, checkpoints=tmp_path, checkpoint_seconds=0.0)
+    clock[0] += 1e6  # until somebody starts it again
+    train(films(20), labels(20), TINY, config, ticks.append, checkpoints=tmp_path)
+    assert ticks[-1].kimg == pytest.approx(0.08)
+    assert ticks[-1].seconds == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -361,80 +358,9 @@ def test_a_signal_waits_for_the_end_of_the_step_and_a_checkpoint(number: int, tm
     assert_equal(trained(data, TINY, config, tmp_path), trained(data, TINY, config))
 
 
-SCRIPT = """
-import json, sys
-from pathlib import Path
-import numpy as np
-from safetensors.torch import save_file
-from model.gan.networks import NetworkConfig
-from model.training import checkpoint
-from model.training.config import TrainConfig
-from model.training.guard import CollapseGuard
-from model.training.loop import train
-
-checkpoint.COST = 1.0
-images = np.random.default_rng(0).integers(0, 255, (30, 16, 16), np.uint8)
-labels = np.repeat([0, 1], [25, 5])
-network = NetworkConfig(resolution=16, width=8, latent_dim=8, classes=2, attention_resolutions=(8,))
-config = TrainConfig(
-    kimg=0.8, tick_kimg=0.2, augment_probability=0.5, augment_target=0.5, warmup_kimg=0.3, device="cpu"
-)
-history, out = [], Path(sys.argv[2])
-print("begins", flush=True)
-generator = train(
-    images, labels, network, config, lambda tick: (history.append(tick.row()), print("tick", flush=True)),
-    guard=CollapseGuard(images, labels, ["a", "b"]),
-    checkpoints=Path(sys.argv[1]), checkpoint_seconds=0.02,
-    on_resume=lambda kimg, rows: (history.extend(rows), print("resumed", flush=True)),
-)
-save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, out / "weights.safetensors")
-(out / "history.json").write_text(json.dumps(history))
-"""
-
-
-def launched(checkpoints: Path, out: Path) -> subprocess.Popen[str]:
-    """A training in a process of its own, which has just begun."""
-    out.mkdir(exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, str(checkpoints), str(out)]
-    root = Path(__file__).resolve().parents[3]
-    process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begins\n"
-    return process
-
-
-def result(out: Path) -> tuple[Weights, list[Row]]:
-    rows = json.loads((out / "history.json").read_text())
-    times = ("seconds", "images_per_second")
-    return load_file(out / "weights.safetensors"), [{k: row[k] for k in row if k not in times} for row in rows]
-
-
-def test_sigkill_at_any_moment_and_sigterm_change_nothing(tmp_path: Path) -> None:
-    """Real signals, at moments that differ from run to run; the last process finishes."""
-    undisturbed = launched(tmp_path / "none", tmp_path / "undisturbed")
-    started = time.perf_counter()
-    assert undisturbed.wait(120) == 0
-    length = time.perf_counter() - started
-
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"seed of the moments: {seed}")
-    moments = random.Random(seed)
-    folder, out = tmp_path / "checkpoints", tmp_path / "disturbed"
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        process = launched(folder, out)
-        if number == signal.SIGTERM:
-            assert process.stdout is not None
-            assert "tick\n" in process.stdout  # reads up to it: the handlers are there
-        time.sleep(moments.uniform(0.02, 0.2) * length)
-        process.send_signal(number)
-        assert process.wait(10) == (1 if number == signal.SIGTERM else -number)  # 1: nobody catches Stopped here
-    process = launched(folder, out)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "resumed\n"
-    assert process.wait(120) == 0
-    assert_equal(result(out), result(tmp_path / "undisturbed"))
-    assert len(list(folder.iterdir())) <= 3  # two, and what a kill left half-written
+def test_sigkill_changes_nothing(tmp_path: Path) -> None:
+    """In a process of its own. At any moment, and SIGTERM as well: `benchmarks/kills.py`."""
+    kills.training_killed(tmp_path, 60, [Signal(signal.SIGKILL, 22, 0.004)])
 
 
 class Planted(CollapseGuard):

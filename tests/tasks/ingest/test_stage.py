@@ -4,11 +4,10 @@ import os
 import re
 import shutil
 import stat
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +18,10 @@ import pydicom
 import pytest
 from PIL import Image
 
+from benchmarks import kills
 from tasks import image_set
 from tasks.errors import UserError
-from tasks.ingest import pseudonyms, stage, workers
+from tasks.ingest import cache, pseudonyms, stage, workers
 from tasks.ingest.films import decode
 from tasks.ingest.films.film import Film
 from tasks.ingest.films.resize import to_square
@@ -181,10 +181,6 @@ def test_a_failed_run_leaves_the_old_set(archive: Path, in_tmp: Path) -> None:
     assert (out / "manifest.csv").read_bytes() == before
 
 
-def results(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
-
-
 def grown_old(folder: Path) -> None:
     """Files that were changed a moment ago are decoded again; these are of yesterday."""
     for path in folder.rglob("*"):
@@ -197,7 +193,7 @@ def test_unchanged_files_are_not_decoded_again(archive: Path, in_tmp: Path, monk
     out = in_tmp / "curated"
     first = stage.run(archive, archive / "labels.csv", out, PARAMS)
     assert first.pop("unchanged") == 0
-    before = results(out)
+    before = kills.files(out)
     work: list[str] = []
     each = workers.each
 
@@ -207,11 +203,11 @@ def test_unchanged_files_are_not_decoded_again(archive: Path, in_tmp: Path, monk
 
     monkeypatch.setattr(workers, "each", noted)
     second = stage.run(archive, archive / "labels.csv", out, PARAMS)
-    assert (second.pop("unchanged"), second, results(out), work) == (first["inputs"], first, before, [])
+    assert (second.pop("unchanged"), second, kills.files(out), work) == (first["inputs"], first, before, [])
     write_film(archive / "study1/film1", ramp(40, 3000), patient="SECRET-0")
     stage.run(archive, archive / "labels.csv", out, PARAMS)
     assert work == ["study1/film1"]
-    assert results(out) != before
+    assert kills.files(out) != before
     work.clear()
     stage.run(archive, archive / "labels.csv", out, PARAMS.model_copy(update={"fit": "crop"}))
     assert len(work) == first["inputs"]
@@ -305,7 +301,7 @@ def test_moved_films_are_known_by_their_bytes(archive: Path, in_tmp: Path) -> No
     shutil.copytree(archive, in_tmp / "elsewhere")
     second = stage.run(in_tmp / "elsewhere", archive / "labels.csv", in_tmp / "second", PARAMS)
     assert second["unchanged"] == first["inputs"] == second["inputs"] - 1  # there the table is a file like others
-    assert results(in_tmp / "second")["manifest.csv"] == results(in_tmp / "first")["manifest.csv"]
+    assert kills.files(in_tmp / "second")["manifest.csv"] == kills.files(in_tmp / "first")["manifest.csv"]
 
 
 def test_an_output_inside_the_source_is_refused(archive: Path) -> None:
@@ -407,10 +403,6 @@ def test_several_findings_are_settled_by_the_params(in_tmp: Path) -> None:
     assert curate(classes=["b", "a"], multi_label="first") == ({"a": 2, "b": 4}, {"other_class": 1})
 
 
-def ingest_in_a_process(archive: Path, out: Path) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([Path(sys.executable).with_name("xraysynth"), "ingest", archive, out])
-
-
 @pytest.fixture
 def larger_archive(in_tmp: Path) -> Path:
     raw, rng = in_tmp / "larger", np.random.default_rng(0)
@@ -422,37 +414,41 @@ def larger_archive(in_tmp: Path) -> Path:
     return raw
 
 
-def test_killed_at_any_moment_and_run_again(larger_archive: Path, in_tmp: Path) -> None:
-    """After kill -9 there is either no set or a whole one, no worker lives on, and the next run is as the first."""
-    undisturbed = in_tmp / "undisturbed"
-    start = time.monotonic()
-    assert ingest_in_a_process(larger_archive, undisturbed).wait() == 0
-    needed = time.monotonic() - start
-    expected = results(undisturbed)
-    moments = np.random.default_rng().uniform(0.2, 1.0, 10) * needed
-    for k, moment in enumerate(moments):
-        Path(".xraysynth/decoded.sqlite").unlink(missing_ok=True)
-        out = in_tmp / f"killed{k}"
-        process = ingest_in_a_process(larger_archive, out)
-        time.sleep(moment)
-        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.kill()
-        process.wait()
-        assert not psutil.wait_procs(children, timeout=10)[1]
-        if out.exists():
-            assert results(out) == expected
-        assert ingest_in_a_process(larger_archive, out).wait() == 0
-        assert results(out) == expected, f"killed after {moment} s of {needed} s"
-        assert not list(in_tmp.glob(".killed*"))
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    """Its worker processes that are about to take their first films, or have."""
+    with suppress(psutil.NoSuchProcess):
+        found = [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+        return [child for child in found if child.num_threads() > 1]  # one waits for the parent's end
+    return []
+
+
+def a_worker_is_there(_: Path) -> bool:
+    return any(workers_of(child) for child in psutil.Process().children())
+
+
+def films_are_kept(_: Path) -> bool:
+    """The first of them, in the store: the others are still to be decoded."""
+    return sum(file.stat().st_size for file in cache.STORE_FILE.parent.glob("*.sqlite*")) > 256 * 4096
+
+
+def the_set_is_being_written(out: Path) -> bool:
+    return out.with_name(f".{out.name}.tmp").exists()
+
+
+def test_killed_and_run_again(larger_archive: Path) -> None:
+    """After kill -9 there is either no set or a whole one, no worker lives on, and the next run is as the first.
+
+    At any moment: `benchmarks/kills.py`.
+    """
+    seen = kills.ingest_killed(larger_archive, [a_worker_is_there, films_are_kept, the_set_is_being_written])
+    assert seen > 0
 
 
 def test_a_worker_killed_from_outside_costs_no_film(larger_archive: Path, in_tmp: Path) -> None:
-    process = ingest_in_a_process(larger_archive, in_tmp / "out")
+    process = kills.ingest(larger_archive, in_tmp / "out")
     victims: list[psutil.Process] = []
     while not victims and process.poll() is None:
-        victims = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
-    time.sleep(0.5)
-    assert process.poll() is None
+        victims = workers_of(psutil.Process(process.pid))
     victims[0].kill()
     assert process.wait() == 0
     assert len(image_set.load(in_tmp / "out").manifest) == 300
@@ -468,4 +464,4 @@ def test_a_cluster_gives_the_same_set(archive: Path, in_tmp: Path, cluster: str)
         there = PARAMS.model_copy(update={"executor": "dask"})
         counts = stage.run(archive, archive / "labels.csv", in_tmp / "there", there)
     assert counts["unchanged"] == 0
-    assert results(in_tmp / "there") == results(in_tmp / "here")
+    assert kills.files(in_tmp / "there") == kills.files(in_tmp / "here")

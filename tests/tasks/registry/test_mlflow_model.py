@@ -5,15 +5,11 @@ import io
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +23,10 @@ from tasks.errors import UserError
 from tasks.params import MAX_TRUNCATION
 from tasks.registry import register, versions
 from tasks.synthesize.generator import read_generator
+from tests.services import free_port, mlflow_server, program, serving
 from tests.tasks import projects
 
 TRUNCATION = 1.3  # of the images by which the entry was judged
-STARTS_S = 240  # a server on a busy machine
 REQUESTS: list[dict[str, Any]] = [
     {"label": "rare", "count": 3, "seed": 5, "truncation": 0.7},
     {"label": "normal", "count": 1, "seed": 0},
@@ -57,40 +53,6 @@ print(json.dumps({"model": model.__file__, "answers": answers}))
 """
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-@contextmanager
-def server(folder: Path, environment: dict[str, str], port: int, *arguments: str) -> Iterator[str]:
-    """`mlflow ARGUMENTS` on loopback until the block ends; its address, once it answers."""
-    command = ["mlflow", *arguments, "--host", "127.0.0.1", "--port", str(port)]
-    said = folder / f"server-{port}.log"
-    with said.open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        address, until = f"http://127.0.0.1:{port}", time.monotonic() + STARTS_S
-        while True:
-            try:
-                with urllib.request.urlopen(f"{address}/health", timeout=5):
-                    break
-            except OSError:
-                assert process.poll() is None, said.read_text()
-                assert time.monotonic() < until, said.read_text()
-                time.sleep(0.3)
-        yield address
-    finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-
-
 @pytest.fixture(scope="module")
 def project(mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project whose registry is behind an MLflow server, which also keeps the files; one champion."""
@@ -104,10 +66,10 @@ def project(mlflow_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)  # MLflow looks for uvicorn there
-        store = ("--backend-store-uri", f"sqlite:///{behind / 'mlflow.db'}", "--artifacts-destination", "files")
-        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-        with server(behind, environment, free_port(), "server", *store, "--serve-artifacts", "--workers", "1") as uri:
-            patch.setenv("MLFLOW_TRACKING_URI", uri)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        port = free_port()
+        with mlflow_server(port, behind):
+            patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
             projects.write_data()
             projects.write_versioned()
             projects.write_generator("msg_gan", seed=1, truncation=TRUNCATION)
@@ -156,9 +118,11 @@ def test_it_loads_in_a_process_that_does_not_know_this_project(project: Path, tm
 
 
 def test_a_request_for_images_is_answered_with_pngs(project: Path) -> None:
-    command = ("models", "serve", "--model-uri", "models:/xraysynth@champion", "--env-manager", "local")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    with server(project, environment, free_port(), *command) as address:
+    address = f"http://127.0.0.1:{free_port()}"
+    command = [program("mlflow"), "models", "serve", "--model-uri", "models:/xraysynth@champion"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", address.rpartition(":")[2]]
+    log = project.parent / "serve.log"
+    with serving(command, f"{address}/health", log, {"PYTHONPATH": ""}, project):
         for request in REQUESTS:
             answer = ask(address, [request])
             assert [(row["label"], row["number"]) for row in answer] == [

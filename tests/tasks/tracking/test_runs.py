@@ -28,7 +28,9 @@ from tests.tasks.sets import write_set
 
 ROOT = Path(__file__).resolve().parents[3]
 DIGEST = "0" * 64
-AT_ONCE = 6.0  # seconds for what takes milliseconds where nothing else runs; MLflow's own defaults wait for minutes
+AT_ONCE = (
+    20.0  # seconds for what takes milliseconds or, on a busy machine, a few; MLflow's own defaults wait for minutes
+)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +158,7 @@ class TestWithoutAServer:
             with tracking.tracked("stage", {}, DIGEST) as run:
                 other.execute("BEGIN EXCLUSIVE")
                 assert timed(lambda: run.metrics({"loss": 1.0}, step=0)) < AT_ONCE
-                assert timed(lambda: run.metrics({"loss": 2.0}, step=1)) < 1.0  # within the pause
+                assert timed(lambda: run.metrics({"loss": 2.0}, step=1)) < store.LOCKED_S  # within the pause
             said = capsys.readouterr().err
             assert said.count("warning: MLflow cannot be reached (database is locked)") == 1
             assert "records wait in .xraysynth/tracking" in said
@@ -288,7 +290,7 @@ def test_a_server_that_never_answers_is_left_alone_for_a_while(
             started = time.monotonic()
             for step in range(50):
                 run.metrics({"loss": 1.0}, step)
-            assert time.monotonic() - started < 1.0
+            assert time.monotonic() - started < AT_ONCE  # and not 50 times a second
     assert capsys.readouterr().err.count("MLflow cannot be reached") == 1
     assert len(waiting()) > 50
 
