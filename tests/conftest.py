@@ -23,11 +23,11 @@ PROJECT_FILES = (
     *("flows", "tasks", "model", "dvc.yaml", "params.yaml", "prefect.yaml", "pyproject.toml"),
     *(".gitignore", ".dvcignore", ".dvc/config", ".dvc/.gitignore", ".dvc/plots"),
 )
+SHARED = ("tiny_project", "prefect_api")  # fixtures that are made once for several files
 # What takes longest, in this order: begun first, so that two cores end together. The others follow as they come.
 FIRST = (
     "tests/flows/test_deployed.py",
-    "tiny project",
-    *("tests/flows/test_pipeline.py", "tests/flows/test_project.py", "tests/flows/test_serve.py"),
+    *("tiny_project", "prefect_api", "tests/flows/test_serve.py"),
     *("tests/model/training/test_loop.py", "tests/tasks/ingest/test_stage.py", "tests/tasks/tracking/test_runs.py"),
     *("tests/tasks/registry/test_mlflow_model.py", "tests/flows/test_postgres.py", "tests/tasks/quality/test_stage.py"),
 )
@@ -57,7 +57,8 @@ def one_core_of_many(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @cache
 def group(file: str) -> str:
     """What a file's tests are run together with: on several cores those that share a dear fixture stay together."""
-    return "tiny project" if "tiny_project" in (ROOT / file).read_text(encoding="utf-8") else file
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return next((fixture for fixture in SHARED if fixture in text), file)
 
 
 @pytest.hookimpl(trylast=True)
@@ -69,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests stay together, for its fixtures are dear, and so do all of the tiny project."""
+    """A file's tests stay together, for its fixtures are dear, and so do those of a SHARED one."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFixtures(LoadScopeScheduling):

@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 Stage = dict[str, object]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def prefect_server() -> Iterator[str]:
-    """A server with an empty database; the URL of its API."""
+@pytest.fixture(scope="package")
+def prefect_api() -> Iterator[str]:
+    """Of a server with an empty database, the URL. Files that name it run one after the other: it is dear to keep."""
     with prefect_test_harness(server_startup_timeout=180):
         yield str(PREFECT_API_URL.value())
 

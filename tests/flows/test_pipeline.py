@@ -29,6 +29,8 @@ from flows.dag import Node, read_dag, share, threads
 from flows.pipeline import pipeline
 from flows.steps import run_step
 
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 INGEST = {"cmd": "cp raw/film.txt curated", "deps": ["raw"], "outs": ["curated"]}
@@ -258,8 +260,8 @@ class TestTheCommandLine:
         return [sys.executable, "-m", "flows.pipeline", *arguments]
 
     @pytest.fixture
-    def environment(self, prefect_server: str) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_server}
+    def environment(self, prefect_api: str) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_api}
 
     def test_ends_with_a_sentence_when_a_stage_fails(
         self, make_project: Callable[..., Path], environment: dict[str, str]

@@ -29,6 +29,8 @@ from tasks.paths import CHALLENGE, RAW_DVC, VERDICT
 from tasks.provenance import raw_digest
 from tasks.registry import versions
 
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
