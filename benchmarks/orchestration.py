@@ -2,20 +2,25 @@
 
 python -m benchmarks.orchestration [--repeats N]
 python -m benchmarks.orchestration --trainings [--repeats N]
+python -m benchmarks.orchestration --stages [--kimg KIMG]
+python -m benchmarks.orchestration --default [--kimg KIMG] [--repeats N]
 
 The second compares the two trainings side by side, which share the cores as the flow has them do, with one after the
-other on all cores. Both print a Markdown table. Of N repeats of each the median counts; they take turns.
+other on all cores. The third says where the minutes of the default run go, stage by stage; the fourth is the first with
+the default run's films and params. All print a Markdown table. Of N repeats of each the median counts; they take turns.
 """
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -23,7 +28,8 @@ from statistics import median
 import yaml
 
 from benchmarks.tables import table
-from flows.dag import Node, threads
+from flows.commands import repro
+from flows.dag import Node, read_dag, threads
 from tasks.simulate.stage import simulate
 from tests.conftest import ROOT, TINY, Project, copy_project
 
@@ -33,17 +39,35 @@ GANS = ("msg_gan", "msg_sagan")
 
 
 @contextmanager
-def prepared() -> Iterator[Project]:
-    """A project that has run nothing, with a small simulated archive; gone afterwards."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def cloned() -> Iterator[Project]:
+    """A project as it is cloned, without films; gone afterwards."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
         env.pop(name, None)
     with tempfile.TemporaryDirectory() as folder:
         project = Project(Path(folder) / "project", env, Path(folder) / "attempts")
         copy_project(project.path)
+        subprocess.run(["git", "init", "--quiet", project.path], check=True)
+        yield project
+
+
+@contextmanager
+def prepared() -> Iterator[Project]:
+    """One that has run nothing, with a small simulated archive."""
+    with cloned() as project:
+        project.env["OMP_NUM_THREADS"] = "1"
         simulate(project.path / "data/raw", patients=14, seed=1)
         project.edit_params(TINY)
-        subprocess.run(["git", "init", "--quiet", project.path], check=True)
+        project.run("dvc", "add", "--quiet", "data/raw")
+        yield project
+
+
+@contextmanager
+def default(kimg: float) -> Iterator[Project]:
+    """One that has run nothing, with the archive and the params of `make run`, but for the trainings' length."""
+    with cloned() as project:
+        project.edit_params({"train": {"kimg": kimg}})
+        project.run("xraysynth", "simulate", "data/raw")
         project.run("dvc", "add", "--quiet", "data/raw")
         yield project
 
@@ -57,13 +81,13 @@ def seconds(project: Project, command: tuple[str, ...]) -> float:
 
 def trainings(repeats: int, kimg: float) -> None:
     """Both trainings side by side, and one after the other: as params.yaml has them, but for their length."""
-    default = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    size = default["ingest"]["size"]
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    size = params["ingest"]["size"]
     dag = {f"train@{name}": Node([]) for name in GANS}
     found: dict[int, list[float]] = {1: [], 2: []}  # by how many run at a time
     with prepared() as project:
-        train = {**default["train"], "kimg": kimg}
-        project.edit_params({"ingest": {"size": size}, "models": default["models"], "train": train})
+        train = {**params["train"], "kimg": kimg}
+        project.edit_params({"ingest": {"size": size}, "models": params["models"], "train": train})
         project.run("xraysynth", "ingest")
         for _ in range(repeats):
             for slots, taken in found.items():
@@ -81,21 +105,48 @@ def trainings(repeats: int, kimg: float) -> None:
     print(f"\n{of}. Machine: {os.cpu_count()} cores, {repeats} repeats.")
 
 
+def stages(kimg: float) -> None:
+    """Every step of the default run by itself, one after the other on all cores: seconds, and seconds of CPU."""
+    steps = {"simulate": ["xraysynth", "simulate", "data/raw"], "dvc add": ["dvc", "add", "--quiet", "data/raw"]}
+    rows, total = [], [0.0, 0.0]
+    with cloned() as project:
+        project.edit_params({"train": {"kimg": kimg}})
+        with chdir(project.path):
+            dag = read_dag()
+        steps |= {stage: ["python", *repro(stage, force=False)[1:]] for stage in dag}
+        for name, command in steps.items():
+            before, start = _cpu_of_children(), time.monotonic()
+            project.run(*command)
+            taken = (time.monotonic() - start, _cpu_of_children() - before)
+            total = [sum(pair) for pair in zip(total, taken, strict=True)]
+            rows.append([name, *(f"{value:.1f}" for value in taken)])
+            print("\t".join(rows[-1]), file=sys.stderr)
+    print(table(["", "seconds", "seconds of CPU"], [*rows, ["all", *(f"{value:.1f}" for value in total)]]))
+    print(f"\n{kimg:g} kimg a training. Machine: {os.cpu_count()} cores.")
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="What Prefect costs over plain `dvc repro`.")
     parser.add_argument("--repeats", type=int, default=3, metavar="N")
     parser.add_argument("--trainings", action="store_true", help="the two trainings side by side instead")
-    parser.add_argument("--kimg", type=float, default=0.5, help="length of a training")
+    parser.add_argument("--stages", action="store_true", help="every step of the default run instead")
+    parser.add_argument("--default", action="store_true", help="with the default run's films and params")
+    parser.add_argument("--kimg", type=float, default=0.5, help="length of a training, but of the tiny project's")
     options = parser.parse_args()
     repeats = options.repeats
-    if options.trainings:
-        trainings(repeats, options.kimg)
+    if options.trainings or options.stages:
+        trainings(repeats, options.kimg) if options.trainings else stages(options.kimg)
         return
     found: dict[tuple[str, str], list[float]] = {}
     for _ in range(repeats):
         for name, command in COMMANDS.items():
-            with prepared() as project:
+            with default(options.kimg) if options.default else prepared() as project:
                 for what in ("all run", "all cached"):
                     found.setdefault((what, name), []).append(seconds(project, command))
     rows = []
