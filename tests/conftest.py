@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,6 +79,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return group(nodeid.split("::")[0])
 
     return ByFixtures(config, log)
+
+
+@pytest.fixture
+def at_a_prompt() -> Iterator[None]:
+    """Ctrl-C reaches this process and what it starts, although the shell that started the tests may ignore it.
+
+    What a script or nohup starts with `&`, and many a CI system, passes the ignored signal on to all below it.
+    """
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,7 @@ def test_signals_are_taken_up_and_the_former_handlers_come_back() -> None:
         assert {number: signal.getsignal(number) for number in former} == former
 
 
+@pytest.mark.usefixtures("at_a_prompt")
 def test_a_second_interrupt_acts_at_once() -> None:
     with stop_requests(True) as received:
         os.kill(os.getpid(), signal.SIGINT)

@@ -339,6 +339,7 @@ def test_times_are_those_of_all_parts_together(tmp_path: Path, clock: list[float
     assert ticks[-1].seconds == pytest.approx(1.0)
 
 
+@pytest.mark.usefixtures("at_a_prompt")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_waits_for_the_end_of_the_step_and_a_checkpoint(number: int, tmp_path: Path) -> None:
     data, config = (films(20), labels(20)), dataclasses.replace(SHORT, kimg=0.16)

@@ -197,6 +197,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
     assert steps == [round(kimg * 1000) for kimg in history["kimg"]]
 
 
+@pytest.mark.usefixtures("at_a_prompt")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_gives_a_sentence_its_exit_code_and_a_checkpoint(
     number: int, code: int, place: Path, capsys: pytest.CaptureFixture[str]
