@@ -16,7 +16,7 @@ import psutil
 
 from tests.conftest import ROOT, Project, guarded_environment
 
-WAIT_S = 420.0  # for a flow run, on a machine that has other things to do
+WAIT_S = 1200.0  # for a flow run, on a machine that has other things to do
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ class Deployed:
 
     def flow_run(self, run_id: str) -> dict[str, Any]:
         return dict(self.api.get(f"/flow_runs/{run_id}").raise_for_status().json())
+
+    def flow_run_within(self, run_id: str) -> dict[str, Any]:
+        """The one that it has called."""
+        asked = {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}}}
+        (found,) = self.api.post("/flow_runs/filter", json=asked).raise_for_status().json()
+        return dict(found)
 
     def task_runs(self, run_id: str) -> dict[str, dict[str, Any]]:
         """By name, once none of them moves: the server hears of them by events, a moment after the flow's end."""
@@ -143,9 +149,13 @@ def _tree(pid: int) -> list[psutil.Process]:
     return []
 
 
-def environment(base: Path) -> dict[str, str]:
-    """Of a user who has configured nothing but where Prefect keeps its things; this checkout's code runs."""
+def environment(base: Path, code: Path) -> dict[str, str]:
+    """Of a user who has configured nothing but where Prefect keeps its things; the code in `code` runs.
+
+    The worker looks for work every second: no test waits for its default of ten.
+    """
     (base / "home").mkdir()
     env = guarded_environment(base / "home", base / "attempts")
-    env["PYTHONPATH"] = os.pathsep.join([env["PYTHONPATH"], str(ROOT)])
-    return {**env, "PREFECT_HOME": str(base / "prefect"), "DO_NOT_TRACK": "1"}
+    env["PYTHONPATH"] = os.pathsep.join([env["PYTHONPATH"], str(code), str(ROOT)])
+    prefect = {"PREFECT_HOME": str(base / "prefect"), "PREFECT_WORKER_QUERY_SECONDS": "1", "DO_NOT_TRACK": "1"}
+    return {**env, **prefect}

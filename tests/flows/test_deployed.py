@@ -1,23 +1,28 @@
 """What prefect.yaml deploys, on a real server with a real worker: pipeline, cancelling, retraining, images on demand.
 
-The tests are one story and run in their order. Three looks of films are planted. The labels of the first delivery mix
-up the two findings, and so does the champion that learns from it; the second delivery has them right, and the champion
-that draws each in place of the other must give way; the third has nothing that the champion does not know.
+The tests are one story and run in their order. All in it is real but what the generators draw, which is planted
+(`tests.flows.films`): no luck of a training decides. The labels of the first delivery mix up the two findings, and so
+does the champion of it; the second has them right, and the champion that draws each in place of the other must give
+way to a challenger that does not; the third brings a challenger that mixes them up again.
 """
 
+import io
 import json
 import re
-import time
 import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
+from model.gan.networks import Generator
 from tests.conftest import TINY, Project, copy_project
 from tests.flows import films
 from tests.flows.deployed import Deployed, deployed, environment, wait
@@ -27,40 +32,32 @@ STAGES = {"data/raw.dvc", "ingest", "imbalance", "encoder", "classify", "report"
 }
 PARAMS: dict[str, Any] = {
     **TINY,
-    "ingest": {
-        "size": 16,
-        "split": {"train": 0.4, "val": 0.2, "test": 0.4},
-        "workers": 1,
-        "max_quarantined": 0.5,
-    },
-    "train": {"width": 16, "kimg": 6.0, "batch": 8, "precision": "fp32"},  # enough to tell the findings apart
+    "ingest": {"size": films.SIDE, "split": {"train": 0.4, "val": 0.3, "test": 0.3}, "workers": 1},
+    "train": {"width": films.LEARNT_MIXED_UP, "kimg": 0.03, "batch": 4},
+    # Without the arm `real` no verdict can be "harms", by which a first champion would not be promoted.
     "classify": {
-        "arms": ["real", "duplicate", "msg_gan", "msg_sagan"],
-        "steps": 30,
+        "arms": ["duplicate", "msg_gan"],
+        "steps": 60,
         "batch": 16,
-        "learning_rate": 0.002,
+        "learning_rate": 0.003,
         "bootstrap": 200,
     },
-    "quality": {"pairs": 60, "repeats": 2},
+    "quality": {"pairs": 100, "repeats": 2},
 }
-WITHIN_S = 10.0  # of a request to cancel the whole tree is gone
-RIGHT = {"plain": "common", "bright": "rare", "dark": "other"}
-MIXED_UP = {"plain": "common", "bright": "other", "dark": "rare"}
+FIRST = {"plain": 250, "bright": 40, "dark": 40}
+SECOND = {"bright": 10, "dark": 10}
+THIRD = {"bright": 5, "plain": 5}
+MARGIN = 0.1
 
 
 @pytest.fixture(scope="module")
-def first_films() -> dict[str, int]:
-    return {"plain": 400, "bright": 40, "dark": 40}
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, first_films: dict[str, int]) -> Iterator[Deployed]:
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     base = tmp_path_factory.mktemp("deployed")
     path = base / "project"
     copy_project(path)
-    found = films.write(path / "data/raw", seed=1, **first_films)
-    films.write_labels(path / "data/raw", found, found["look"].map(MIXED_UP))
-    env = environment(base) | {"XRAYSYNTH_PSEUDONYM_KEY": "the same patients in every split of this test"}
+    plant(path)
+    films.write_labels(path / "data/raw", films.write(path / "data/raw", seed=1, **FIRST), films.MIXED_UP)
+    env = environment(base, code=path) | {"XRAYSYNTH_PSEUDONYM_KEY": "the same patients in every split of this test"}
     project = Project(path, env, base / "attempts")
     project.edit_params(PARAMS)
     project.git("init", "--quiet", "--initial-branch=main")
@@ -69,6 +66,14 @@ def house(tmp_path_factory: pytest.TempPathFactory, first_films: dict[str, int])
     project.git("commit", "--quiet", "--message", "first films")
     with deployed(project) as found_house:
         yield found_house
+
+
+def plant(project: Path) -> None:
+    """Generators of the project draw planted films from now on; who looks for copies of films, and counts, is real."""
+    stage, real = project / "tasks/synthesize/stage.py", "from model.gan.sampling import batches\n"
+    text = stage.read_text(encoding="utf-8")
+    assert text.count(real) == 1
+    stage.write_text(text.replace(real, f"from {films.__name__} import batches\n"), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +122,24 @@ def test_overrides_that_params_do_not_admit_end_it_before_anything_runs(house: D
     assert params(house) == before
 
 
+def test_pipeline_runs_the_stages_that_were_asked_for(house: Deployed) -> None:
+    run = house.run("pipeline", stages=["imbalance"], overrides=["train.kimg=500"])
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert run["state"]["message"] == "3 stages are up to date"
+    assert set(house.task_runs(run["id"])) == {"data/raw.dvc", "ingest", "imbalance"}
+    assert params(house)["train"]["kimg"] == 500
+    shown = json.loads(house.artifacts(run["id"])["imbalance"]["data"])
+    assert [row["class"] for row in shown] == ["common", "other", "rare"]
+
+
 def test_cancelled_over_the_api_it_ends_its_whole_tree(house: Deployed) -> None:
-    run_id = house.start("pipeline", overrides=["train.kimg=500"])
-    wait(lambda: len(house.processes("xraysynth train")) >= 2, "both trainings")
-    start = time.monotonic()
+    """In trainings that would go on for hours."""
+    run_id = house.start("pipeline")
+    for name in ("msg_gan", "msg_sagan"):
+        wait(partial(house.processes, f"xraysynth train {name}"), f"the training of {name}")
     asked = house.api.post(f"/flow_runs/{run_id}/set_state", json={"state": {"type": "CANCELLING"}})
     assert asked.raise_for_status().json()["status"] == "ACCEPT"
-    wait(lambda: not house.processes("xraysynth train") and not house.processes("-m dvc"), "the end of the tree", 60)
-    assert time.monotonic() - start < WITHIN_S
+    wait(lambda: not house.processes("xraysynth train") and not house.processes("-m dvc"), "the end of the tree")
     run = wait(lambda: house.ended(run_id), "the state")
     assert run["state_type"] == "CANCELLED"
     assert not list((house.project.path / "models").glob("msg_*"))
@@ -132,8 +147,22 @@ def test_cancelled_over_the_api_it_ends_its_whole_tree(house: Deployed) -> None:
 
 
 @pytest.fixture(scope="module")
-def piped(house: Deployed) -> dict[str, Any]:
-    return house.run("pipeline", overrides=["train.kimg=6.0"])
+def first(house: Deployed) -> dict[str, Any]:
+    """The first retraining: with no new film, of the snapshot that is there."""
+    return house.run("retrain", source="data/raw", push=False, overrides=["train.kimg=0.03"])
+
+
+@pytest.fixture(scope="module")
+def piped(house: Deployed, first: dict[str, Any]) -> dict[str, Any]:
+    """The flow run of `pipeline` in it."""
+    return house.flow_run_within(first["id"])
+
+
+def test_a_first_champion_is_made_of_the_snapshot_that_is_there(house: Deployed, first: dict[str, Any]) -> None:
+    assert first["state_type"] == "COMPLETED", first["state"]["message"]
+    assert first["state"]["message"].startswith("version 1 was promoted: Promoted: there is no champion")
+    assert versions(house) == {1: "champion"}
+    assert params(house)["train"]["kimg"] == 0.03
 
 
 def test_pipeline_runs_every_stage(house: Deployed, piped: dict[str, Any]) -> None:
@@ -141,29 +170,22 @@ def test_pipeline_runs_every_stage(house: Deployed, piped: dict[str, Any]) -> No
     assert piped["state"]["message"] == f"{len(STAGES)} stages are up to date"
     runs = house.task_runs(piped["id"])
     assert {name: run["state_type"] for name, run in runs.items()} == dict.fromkeys(STAGES, "COMPLETED")
-    assert runs["data/raw.dvc"]["state"]["message"].startswith("nothing had changed, ")
+    assert runs["ingest"]["state"]["message"].startswith("nothing had changed, ")
     assert runs["train@msg_gan"]["state"]["message"].startswith("done, ")
-    assert params(house)["train"]["kimg"] == 6.0
     assert house.project.json("status") == {}
 
 
 def test_pipeline_shows_what_came_out(house: Deployed, piped: dict[str, Any]) -> None:
     found = house.artifacts(piped["id"])
     assert set(found) >= {"imbalance", "results", "samples", "links", "progress-train-msg-gan"}
-    assert [row["class"] for row in json.loads(found["imbalance"]["data"])] == ["common", "other", "rare"]
     assert found["progress-train-msg-gan"]["data"] == 100
     assert "reports/report.html" in found["links"]["data"]
     assert str(house.project.path) not in json.dumps(found)
 
 
-def test_a_first_champion_is_made_of_the_snapshot_that_is_there(house: Deployed, piped: dict[str, Any]) -> None:
-    run = house.run("retrain", source="data/raw", push=False)
-    assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert run["state"]["message"].startswith("version 1 was promoted: Promoted: there is no champion")
-    assert versions(house) == {1: "champion"}
-
-
-def test_with_nothing_new_it_is_skipped_and_a_second_at_once_is_cancelled(house: Deployed) -> None:
+def test_with_nothing_new_it_is_skipped_and_a_second_at_once_is_cancelled(
+    house: Deployed, first: dict[str, Any]
+) -> None:
     ids = [house.start("retrain", source="data/raw", push=False) for _ in range(2)]
     ended = [wait(partial(house.ended, run_id), "the end of both") for run_id in ids]
     cancelled, run = sorted(ended, key=lambda run: str(run["state_type"]))
@@ -174,16 +196,16 @@ def test_with_nothing_new_it_is_skipped_and_a_second_at_once_is_cancelled(house:
 
 
 @pytest.fixture(scope="module")
-def second_films(house: Deployed, delivery: Path, first_films: dict[str, int]) -> pd.DataFrame:
+def second_films(house: Deployed, delivery: Path) -> pd.DataFrame:
     """The first ones, and as many new ones as are asked for."""
-    new = films.write(delivery, seed=2, bright=20, dark=20)
-    known = films.write(house.project.path.parent / "again", seed=1, **first_films)
-    return pd.concat([known, new], ignore_index=True)
+    known = films.write(house.project.path.parent / "again", seed=1, **FIRST)
+    return pd.concat([known, films.write(delivery, seed=2, **SECOND)], ignore_index=True)
 
 
 def test_new_and_better_is_promoted(house: Deployed, delivery: Path, second_films: pd.DataFrame) -> None:
-    films.write_labels(delivery, second_films, second_films["look"].map(RIGHT))
-    run = house.run("retrain", source=str(delivery), min_new_images=40, seeds=4)
+    films.write_labels(delivery, second_films, films.RIGHT)
+    overrides = [f"train.width={films.LEARNT_RIGHT}"]
+    run = house.run("retrain", source=str(delivery), min_new_images=20, overrides=overrides)
     challenge = report(house, "challenge")
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert challenge["promote"], challenge
@@ -192,7 +214,7 @@ def test_new_and_better_is_promoted(house: Deployed, delivery: Path, second_film
     assert "all of it above the margin of 0" in challenge["reason"]
     assert versions(house) == {1: "previous", 2: "champion"}
     story = house.artifacts(run["id"])["retrain"]["data"]
-    assert "40 new or changed films" in story
+    assert "20 new or changed films" in story
     assert "xraysynth models rollback" in story
     assert house.project.json("status") == {}
     assert house.project.json("status", "--cloud") == {}  # all of it was pushed
@@ -200,15 +222,16 @@ def test_new_and_better_is_promoted(house: Deployed, delivery: Path, second_film
     assert not any(name in story for name in second_films["patient_id"])
 
 
-def test_new_and_no_better_is_not_promoted(house: Deployed, delivery: Path, second_films: pd.DataFrame) -> None:
-    new = films.write(delivery, seed=3, bright=20, plain=20)
-    everything = pd.concat([second_films, new], ignore_index=True)
-    films.write_labels(delivery, everything, everything["look"].map(RIGHT))
-    run = house.run("retrain", min_new_images=40, margin=0.1, push=False)  # it knows where films came from
+def test_new_and_worse_is_not_promoted(house: Deployed, delivery: Path, second_films: pd.DataFrame) -> None:
+    everything = pd.concat([second_films, films.write(delivery, seed=3, **THIRD)], ignore_index=True)
+    films.write_labels(delivery, everything, films.RIGHT)
+    overrides = [f"train.width={films.LEARNT_MIXED_UP}"]
+    # It knows where films came from.
+    run = house.run("retrain", min_new_images=10, margin=MARGIN, push=False, overrides=overrides)
     challenge = report(house, "challenge")
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert challenge["difference"]["low"] <= 0.1, challenge  # the two were compared: no gate and no lack decided
-    assert "is not surely above the margin of 0.1" in challenge["reason"]
+    assert challenge["difference"]["high"] < 0, challenge  # the two were compared: no gate and no lack decided
+    assert f"is not surely above the margin of {MARGIN:g}" in challenge["reason"]
     assert run["state"]["message"] == f"version 3 was not promoted: {challenge['reason']}"
     assert versions(house)[2] == "champion"
     assert versions(house)[1] == "previous"
@@ -216,11 +239,17 @@ def test_new_and_no_better_is_not_promoted(house: Deployed, delivery: Path, seco
 
 
 def test_the_champion_draws_images_on_demand(house: Deployed) -> None:
+    """The champion and not the newest version: no two generators draw the same."""
     run = house.run("synthesize", label="rare", count=12, format="png", seed=3)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     (archive,) = (house.project.path / "exports").glob("*.zip")
+    champion = cast(Generator, SimpleNamespace(config=SimpleNamespace(width=films.LEARNT_RIGHT)))
+    (planted,) = films.batches(champion, label=2, count=24, seed=3)
     with zipfile.ZipFile(archive) as packed:
-        assert len([name for name in packed.namelist() if name.endswith(".png")]) == 12
+        drawn = {Path(name).stem: packed.read(name) for name in packed.namelist() if name.endswith(".png")}
+    assert len(drawn) == 12
+    for number, png in drawn.items():
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(png)).convert("L")), planted[int(number)])
     sheet = house.artifacts(run["id"])["contact-sheet"]
     assert sheet["description"] == "Synthetic images of rare: 12, seed 3, truncation 1.1."
     assert f"exports/{archive.name}" in sheet["data"]

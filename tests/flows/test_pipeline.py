@@ -28,6 +28,7 @@ from flows.commands import Commands, Outcome
 from flows.dag import Node, read_dag, share, threads
 from flows.pipeline import pipeline
 from flows.steps import run_step
+from tests.services import PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -37,7 +38,10 @@ INGEST = {"cmd": "cp raw/film.txt curated", "deps": ["raw"], "outs": ["curated"]
 TRAIN = {
     "foreach": ["one", "two"],
     "do": {
-        "cmd": "echo 'one: 0.50/2 kimg, 3 images/s'; sleep 2; cp curated model-${item}",
+        # Each waits for the other, so neither comes to its end alone.
+        "cmd": "echo 'one: 0.50/2 kimg, 3 images/s'; touch began-${item}; n=0; "
+        "until test -e began-one && test -e began-two; do n=$((n + 1)); test $n -lt 1200 || exit 2; sleep 0.1; done; "
+        "cp curated model-${item}",
         "meta": {"slot": "gpu"},
         "deps": ["curated"],
         "outs": ["model-${item}"],
@@ -150,7 +154,7 @@ class TestAHealthyProject:
 
     def test_runs_independent_stages_side_by_side(self, first: Finished) -> None:
         one, two = span(first.runs["train@one"]), span(first.runs["train@two"])
-        assert min(one[1], two[1]) - max(one[0], two[0]) > 1.0  # seconds of overlap, of 2
+        assert min(one[1], two[1]) > max(one[0], two[0])
 
     def test_shows_a_table_and_a_picture(self, first: Finished) -> None:
         assert set(first.artifacts) >= {"results", "samples", "links"}
@@ -287,9 +291,9 @@ class TestTheCommandLine:
         process = subprocess.Popen(
             command, cwd=project, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
-        for _ in range(300):
-            if (project / "pid").exists() and (project / "pid").read_text().strip():
-                break
+        until = time.monotonic() + PATIENCE_S
+        while not ((project / "pid").exists() and (project / "pid").read_text().strip()):
+            assert time.monotonic() < until, "the stage did not start"
             time.sleep(0.1)
         group = os.getpgid(int((project / "pid").read_text()))
         yield Slow(project, process, group)
@@ -299,7 +303,7 @@ class TestTheCommandLine:
 
     def test_ctrl_c_ends_the_whole_tree(self, slow: Slow) -> None:
         os.killpg(slow.command.pid, signal.SIGINT)  # as a terminal does
-        _, errors = slow.command.communicate(timeout=20)
+        _, errors = slow.command.communicate(timeout=PATIENCE_S)
         assert slow.command.returncode == 130
         assert "error: stopped before the end" in errors
         assert slow.alive() == []
@@ -308,10 +312,10 @@ class TestTheCommandLine:
     def test_of_a_killed_flow_nothing_works_on(self, slow: Slow) -> None:
         (flow,) = psutil.Process(slow.command.pid).children()  # the command itself only hands signals on to it
         flow.kill()
-        _, errors = slow.command.communicate(timeout=20)
+        _, errors = slow.command.communicate(timeout=PATIENCE_S)
         assert slow.command.returncode == 128 + signal.SIGKILL
         assert "error: the flow was ended by signal 9" in errors
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_S
         while slow.alive() and time.monotonic() < until:
             time.sleep(0.1)
         assert slow.alive() == []
@@ -322,7 +326,7 @@ def test_what_a_stage_starts_in_sessions_of_its_own_ends_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As torchrun's workers: one tidies up when it is asked to end, one will not hear of it."""
-    monkeypatch.setattr("flows.commands.GRACE_S", 1.0)
+    monkeypatch.setattr("flows.commands.GRACE_S", 3.0)
     monkeypatch.chdir(tmp_path)
     worker = "setsid sh -c 'trap \"%s\" TERM; echo $$ > %s; while :; do sleep 0.1; done' & "
     script = worker % ("touch tidied; exit", "one") + worker % ("", "other") + "wait"
@@ -330,13 +334,13 @@ def test_what_a_stage_starts_in_sessions_of_its_own_ends_with_it(
     thread = Thread(target=commands.run, args=(["sh", "-c", script], print))
     thread.start()
     files = [tmp_path / "one", tmp_path / "other"]
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE_S
     while not all(file.exists() and file.read_text().strip() for file in files) and time.monotonic() < until:
         time.sleep(0.1)
     workers = [psutil.Process(int(file.read_text())) for file in files]
     try:
         commands.stop()
-        thread.join(10)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
         assert [p for p in workers if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
         assert (tmp_path / "tidied").exists()
