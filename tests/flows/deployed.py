@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from tests.conftest import ROOT, Project, guarded_environment
+from tests.services import end
 
 WAIT_S = 1200.0  # for a flow run, on a machine that has other things to do
 
@@ -44,8 +45,11 @@ class Deployed:
         return wait(lambda: self.ended(run_id), f"the end of {deployment} {parameters}")
 
     def ended(self, run_id: str) -> dict[str, Any] | None:
-        found = self.flow_run(run_id)
-        return found if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+        """The run if it has ended. Of a server that is busy with its database no answer is none yet."""
+        with suppress(httpx.ReadTimeout):
+            found = self.flow_run(run_id)
+            return found if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+        return None
 
     def flow_run(self, run_id: str) -> dict[str, Any]:
         return dict(self.api.get(f"/flow_runs/{run_id}").raise_for_status().json())
@@ -118,7 +122,7 @@ def deployed(project: Project) -> Iterator[Deployed]:
 
     try:
         server = start("server", "server", "start")
-        with httpx.Client(base_url=url, timeout=30) as api:
+        with httpx.Client(base_url=url, timeout=60) as api:
 
             def healthy() -> bool:
                 assert server.poll() is None, (project.path.parent / "server.log").read_text()
@@ -133,20 +137,7 @@ def deployed(project: Project) -> Iterator[Deployed]:
             yield Deployed(project, api, worker.pid)
     finally:
         for process in reversed(started):
-            tree = _tree(process.pid)
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(30)
-            for left in tree:
-                with suppress(psutil.Error):
-                    left.kill()
-            process.wait()
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    with suppress(psutil.Error):
-        return [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
-    return []
+            end(process)
 
 
 def environment(base: Path, code: Path) -> dict[str, str]:
