@@ -2,6 +2,9 @@
 
 import os
 import re
+from collections.abc import Collection
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
@@ -13,12 +16,17 @@ from tasks.pictures import data_uri
 from tasks.provenance import raw_digest
 
 SAMPLES = MODELS / "msg_sagan/samples.png"
+SHOWN = {IMBALANCE, SAMPLES, VERDICT, METRICS, REPORT}
 
 
-def publish() -> None:
-    """Tables, a picture and where to read on; what a partial run has not made is left out with a line in the log."""
+def publish(outs: Collection[Path]) -> None:
+    """Tables, a picture and where to read on, of the outputs that this run made or found up to date.
+
+    What is of another run, or is not there, is left out with a line in the log.
+    """
     log = get_run_logger()
-    verdict, metrics, imbalance = (read_report(path) for path in (VERDICT, METRICS, IMBALANCE))
+    made = {path for path in SHOWN if path.is_file() and not {path, *path.parents}.isdisjoint(outs)}
+    verdict, metrics, imbalance = (read_report(path) if path in made else {} for path in (VERDICT, METRICS, IMBALANCE))
     sentence = verdict.pop("sentence", "Measures and plan.")
     classes = imbalance_rows(imbalance)
     if classes:
@@ -29,15 +37,14 @@ def publish() -> None:
     rows = [{"of": of, "what": key, "value": value} for of, key, value in leaves if not isinstance(value, list)]
     if rows:
         create_table_artifact(rows, key="results", description=plain(sentence))
-    if SAMPLES.is_file():
+    if SAMPLES in made:
         # Markdown, for an image artifact prints its URL in full below the picture; and there is no file server.
         text = f"![Synthetic radiographs]({data_uri(SAMPLES.read_bytes())})"
         named = " A row a class: " + ", ".join(map(plain, imbalance["classes"])) + "." if imbalance else ""
         create_markdown_artifact(text, key="samples", description=f"Synthetic radiographs, {SAMPLES}.{named}")
-    create_markdown_artifact(where_to_read_on(), key="links", description="Where to read on.")
-    for path in (VERDICT, METRICS, IMBALANCE, SAMPLES):
-        if not path.is_file():
-            log.info("No artifact from %s: this run has not made it.", path)
+    create_markdown_artifact(where_to_read_on(REPORT in made), key="links", description="Where to read on.")
+    for path in sorted(SHOWN - made):
+        log.info("No artifact from %s: %s.", path, f"it is of {_age(path)}" if path.is_file() else "it is not there")
 
 
 def imbalance_rows(imbalance: dict[str, Any]) -> list[dict[str, Any]]:
@@ -54,9 +61,12 @@ def imbalance_rows(imbalance: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def where_to_read_on() -> str:
+def where_to_read_on(of_this_run: bool = True) -> str:
     """The report and the runs in MLflow, in markdown; of a tracking server its address, without what is secret."""
-    lines = [f"- the report: `{REPORT}`, in the project's folder" if REPORT.is_file() else "- no report yet"]
+    lines = ["- no report yet"]
+    if REPORT.is_file():
+        whose = "" if of_this_run else f", of {_age(REPORT)}: this run did not make it"
+        lines = [f"- the report: `{REPORT}`, in the project's folder{whose}"]
     if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
         from tasks.tracking.runs import server_address  # MLflow is slow to import
 
@@ -64,6 +74,11 @@ def where_to_read_on() -> str:
     else:
         lines.append("- runs and models: `mlflow ui --backend-store-uri sqlite:///mlflow.db`, in the project's folder")
     return "\n".join(lines)
+
+
+def _age(path: Path) -> str:
+    """When a file was written: of an earlier run that is what a reader must know of it."""
+    return f"an earlier run, {datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def plain(text: str) -> str:
@@ -92,7 +107,7 @@ def story(
         "",
         "## New films",
         "",
-        f"{new} new or changed films were taken into the snapshot `{raw_digest(RAW_DVC)}`.",
+        f"{new} new films were added to the snapshot `{raw_digest(RAW_DVC)}`.",
         "",
         "## Drift against the champion's data",
         "",

@@ -15,10 +15,11 @@ SLOTS = ("gpu", "cpu")
 
 
 class Node(NamedTuple):
-    """A stage: the addresses it waits for, and the kind of slot it takes while it runs."""
+    """A stage: the addresses it waits for, the kind of slot it takes while it runs, and the paths of its outputs."""
 
     above: list[str]
     slot: str = "cpu"
+    outs: tuple[str, ...] = ()
 
 
 Dag = dict[str, Node]
@@ -41,7 +42,11 @@ def read_dag(targets: Iterable[str] = ()) -> Dag:
         written = {stage: place for place, stage in enumerate(repo.index.stages)}
         order = nx.lexicographical_topological_sort(graph, key=written.__getitem__)
         return {
-            stage.addressing: Node(sorted(above.addressing for above in graph.predecessors(stage)), _slot(stage))
+            stage.addressing: Node(
+                sorted(above.addressing for above in graph.predecessors(stage)),
+                _slot(stage),
+                tuple(str(out) for out in stage.outs),
+            )
             for stage in order
         }
 

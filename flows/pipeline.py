@@ -3,7 +3,8 @@
 DVC decides what is stale, Prefect when and where it runs. Without a server (no PREFECT_API_URL) Prefect
 starts one for the length of the run.
 
-    python -m flows.pipeline [-S SECTION.KEY=VALUE]... [--stage NAME]... [--force] [--cpu-slots N] [--gpu-slots N]
+    python -m flows.pipeline [-S SECTION.KEY=VALUE]... [--keep] [--stage NAME]... [--force] [--cpu-slots N]
+        [--gpu-slots N]
 """
 
 import argparse
@@ -41,6 +42,7 @@ def pipeline(
     source: str | None = None,
     labels: str | None = None,
     overrides: list[str] | None = None,
+    keep: bool = False,
     stages: list[str] | None = None,
     force: bool = False,
     gpu_slots: Slots = 1,
@@ -51,7 +53,8 @@ def pipeline(
     Args:
         source: the folder of films, on the worker's machine; empty takes what params.yaml says (ingest.source).
         labels: the table of labels; empty takes labels.csv of the source, or what params.yaml says.
-        overrides: further changes of params.yaml, which stay, as section.key=value, e.g. `train.kimg=16`.
+        overrides: further changes of params.yaml for this run, as section.key=value, e.g. `train.kimg=16`.
+        keep: whether source, labels and overrides stay in params.yaml; else it is as before when the run has ended.
         stages: run only these and what they depend on, e.g. `train@msg_gan` or `train`; all if empty.
         force: run them even where nothing has changed.
         gpu_slots: how many stages that train may run side by side on CUDA devices, which they divide among them;
@@ -60,9 +63,7 @@ def pipeline(
     """
     logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
     try:
-        with project.held_alone():
-            project.set_params(source, labels, overrides or ())
-            project.check_source()
+        with project.held_alone(), project.params_of_run(source, labels, overrides or (), keep):
             return _up_to_date(read_dag(stages or ()), force, {"gpu": gpu_slots, "cpu": cpu_slots})
     except (UserError, DvcException) as error:
         return Failed(message=str(error), name=BAD_INPUT)
@@ -80,7 +81,7 @@ def _up_to_date(dag: Dag, force: bool, slots: dict[str, int]) -> State[Any]:
         raise
     state = _verdict(runs)
     if state.is_completed():  # else the reports may be those of an earlier run
-        publish()
+        publish([Path(out) for node in dag.values() for out in node.outs])
     return state
 
 
@@ -154,7 +155,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run the DAG of dvc.yaml.")
     parser.add_argument("--stage", action="append", metavar="NAME", help="only this and what it depends on")
     parser.add_argument("--force", action="store_true", help="run even where nothing has changed")
-    parser.add_argument("-S", "--set-param", action="append", metavar="KEY=VALUE", help="change params.yaml before")
+    parser.add_argument(
+        "-S", "--set-param", action="append", metavar="KEY=VALUE", help="change params.yaml for this run"
+    )
+    parser.add_argument("--keep", action="store_true", help="let the changes of params.yaml stay")
     for kind, number in (("cpu", 2), ("gpu", 1)):
         text = f"how many stages on the {kind.upper()} side by side (default {number})"
         parser.add_argument(f"--{kind}-slots", type=int, default=number, metavar="N", help=text)
@@ -169,6 +173,7 @@ def main() -> int:
     try:
         state = pipeline(
             overrides=options.set_param,
+            keep=options.keep,
             stages=options.stage,
             force=options.force,
             gpu_slots=options.gpu_slots,

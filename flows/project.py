@@ -1,21 +1,28 @@
 """The project as one thing that several flows would change: its params, and the lock that keeps them apart."""
 
 import fcntl
+import io
 import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import yaml
 from dvc.exceptions import DvcException
 from dvc.utils.hydra import apply_overrides
 from filelock import FileLock, Timeout
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
 from tasks.errors import UserError
 from tasks.ingest.labels import needs_table
-from tasks.params import PARAMS_FILE, load
+from tasks.params import PARAMS_FILE, Params, load
 
 LOCK_FILE = Path(".xraysynth/flow.lock")
+CHANGED = LOCK_FILE.with_name("params.changed.yaml")  # with the ending by which DVC knows how to write it
+BEFORE, OF_RUN = LOCK_FILE.with_name("params.before.yaml"), LOCK_FILE.with_name("params.of-run.yaml")
 READERS = Path(".dvc/tmp/rwlock")  # where DVC notes which of its processes read and write what
 
 
@@ -32,7 +39,9 @@ def held_alone() -> Iterator[None]:
     except Timeout:
         raise UserError("another flow is at work in this project; wait until it has ended, or cancel it") from None
     try:
-        _mend_readers()
+        if lock.lock_counter == 1:  # not within another flow of this process
+            _mend_readers()
+            _put_back()
         yield
     finally:
         lock.release()
@@ -53,41 +62,114 @@ def _mend_readers() -> None:
             READERS.unlink(missing_ok=True)
 
 
-def set_params(source: str | None, labels: str | None, overrides: Sequence[str]) -> None:
-    """Write what is given into params.yaml, as `dvc exp run -S` does; comments stay.
+@contextmanager
+def params_of_run(
+    source: str | None = None,
+    labels: str | None = None,
+    overrides: Sequence[str] = (),
+    keep: bool = False,
+    films: bool = True,
+) -> Iterator[None]:
+    """params.yaml with what this run asks for, and as it was once the block ends, unless `keep`; comments stay.
 
-    `labels` is by default the file labels.csv of `source`, or `source` itself for a format without a table. Raises
-    UserError for an override that params.yaml does not admit; it is then as it was. What it holds is validated in any
-    case, before a stage runs.
+    `labels` is by default the file labels.csv of `source`, or `source` itself for a format without a table. All is
+    checked before params.yaml changes: UserError for an override that it does not admit, and with `films` also where
+    these or their table are not there. What a killed process has changed the next one puts back (`held_alone`).
     """
     if not (source or labels or overrides):
-        load(PARAMS_FILE)
+        _check(load(PARAMS_FILE), films)
+        yield
         return
     if not PARAMS_FILE.is_file():
         raise UserError(f"there is no {PARAMS_FILE} here to change; make the project's folder the working folder")
-    # A sibling with the ending by which DVC knows how to write it; git ignores the folder.
-    changed = LOCK_FILE.with_name("params.changed.yaml")
-    changed.parent.mkdir(exist_ok=True)
-    shutil.copy(PARAMS_FILE, changed)
+    changed = _changed(PARAMS_FILE, source, labels, overrides, films)
+    if keep:
+        _write(PARAMS_FILE, changed)
+        yield
+        return
+    _write(BEFORE, PARAMS_FILE.read_text(encoding="utf-8"))
+    _write(OF_RUN, changed)
+    _write(PARAMS_FILE, changed)
     try:
-        _apply(changed, overrides)
-        if source and not labels:
-            labels = f"{source}/labels.csv" if needs_table(load(changed).ingest.label_format) else source
-        given = (("source", source), ("labels", labels))
-        _apply(changed, [f"ingest.{key}={_quoted(value)}" for key, value in given if value])
-        if load(changed) != load(PARAMS_FILE):
-            changed.replace(PARAMS_FILE)
-    except UserError as error:
-        raise UserError(str(error).replace(str(changed), "overrides")) from None
+        yield
     finally:
-        changed.unlink(missing_ok=True)
+        _put_back()
 
 
-def check_source() -> None:
-    """Raises UserError where the films are not there, before DVC says so in its own words."""
-    source = load(PARAMS_FILE).ingest.source
-    if PARAMS_FILE.is_file() and not Path(source).exists():
-        raise UserError(f"there is no folder {source}; put films there, name another, or let `make raw` fill data/raw")
+def keep_source(source: str, labels: str | None) -> None:
+    """Name films and table in params.yaml for good, also where the rest of it is of this run."""
+    for file in (PARAMS_FILE, OF_RUN, BEFORE):
+        if file.is_file():
+            _write(file, _changed(file, source, labels, (), films=False))
+
+
+def _put_back() -> None:
+    """params.yaml as it was before the run that changed it; not where somebody has changed it since."""
+    ours = all(file.is_file() for file in (BEFORE, OF_RUN, PARAMS_FILE))
+    if ours and PARAMS_FILE.read_bytes() == OF_RUN.read_bytes():
+        _write(PARAMS_FILE, BEFORE.read_text(encoding="utf-8"))
+    for file in (OF_RUN, BEFORE):
+        file.unlink(missing_ok=True)
+
+
+def _check(params: Params, films: bool, named: bool = False) -> None:
+    """Raises UserError where films, or a table that this run has `named`, are not there, before DVC does."""
+    ingest = params.ingest
+    if not films:
+        return
+    if PARAMS_FILE.is_file() and not Path(ingest.source).exists():
+        raise UserError(
+            f"there is no folder {ingest.source}; put films there, name another, or let `make raw` fill data/raw"
+        )
+    if named and needs_table(ingest.label_format) and not Path(ingest.labels).exists():
+        raise UserError(f"there is no table of labels {ingest.labels}; put it there, or name another")
+
+
+def _changed(file: Path, source: str | None, labels: str | None, overrides: Sequence[str], films: bool) -> str:
+    """The text of a params file after the changes, validated."""
+    CHANGED.parent.mkdir(exist_ok=True)
+    shutil.copy(file, CHANGED)
+    try:
+        _apply(CHANGED, overrides)
+        if source and not labels:
+            labels = f"{source}/labels.csv" if needs_table(load(CHANGED).ingest.label_format) else source
+        given = (("source", source), ("labels", labels))
+        _apply(CHANGED, [f"ingest.{key}={_quoted(value)}" for key, value in given if value])
+        _check(load(CHANGED), films, named=bool(source or labels))
+        values = yaml.safe_load(CHANGED.read_text(encoding="utf-8"))
+    except UserError as error:
+        raise UserError(str(error).replace(str(CHANGED), "overrides")) from None
+    finally:
+        CHANGED.unlink(missing_ok=True)
+    return _with_values(file.read_text(encoding="utf-8"), values)
+
+
+def _with_values(text: str, values: Any) -> str:
+    """YAML `text` with other values: comments stay, and lists in brackets stay in brackets."""
+    editor = YAML()
+    editor.preserve_quotes, editor.width = True, 10**6
+    document = editor.load(text) or CommentedMap()
+    _update(document, values)
+    out = io.StringIO()
+    editor.dump(document, out)
+    return out.getvalue()
+
+
+def _update(old: Any, new: Any) -> None:
+    for key in [key for key in old if key not in new]:
+        del old[key]
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict):
+            _update(old[key], value)
+        elif isinstance(value, list) and isinstance(old.get(key), list):
+            old[key][:] = value
+        elif key not in old or old[key] != value:
+            old[key] = value
+
+
+def _write(file: Path, text: str) -> None:
+    CHANGED.write_text(text, encoding="utf-8")
+    CHANGED.replace(file)
 
 
 def _apply(file: Path, overrides: Sequence[str]) -> None:

@@ -53,34 +53,34 @@ def retrain(
     """Train on what is new, compare with the champion on the same current test split, promote only what is better.
 
     Args:
-        source: the folder into which films are delivered, on the worker's machine. What is new there is copied into
-            data/raw, of which DVC keeps the snapshots; nothing is removed from either. Empty takes what params.yaml
-            says (ingest.source), and where that is data/raw the folder of the last run that found new films.
+        source: the folder into which films are delivered, on the worker's machine. What is new there, by content, is
+            added to data/raw, of which DVC keeps the snapshots; nothing is removed or overwritten. Empty takes what
+            params.yaml says (ingest.source), and where that is data/raw the folder of the last run that found films.
         labels: the table of labels; empty takes what params.yaml says, or the file of that name in a source named here.
-        min_new_images: with fewer new or changed films nothing is trained, unless an earlier attempt is unfinished.
+            Its rows are added to the archive's table; one that contradicts it ends the run.
+        min_new_images: with fewer new films nothing is trained, unless an earlier attempt is unfinished.
         margin: the challenger is promoted only if the whole interval of its advantage in the area under the
             precision-recall curve of the rare classes lies above this.
         seeds: how many classifiers are trained with the images of each side; more of them narrow the interval.
         push: whether data and models go to the DVC remote afterwards.
-        overrides: changes of params.yaml, which stay, as section.key=value.
+        overrides: changes of params.yaml for this run, as section.key=value.
         gpu_slots: how many stages that train may run side by side on CUDA devices, which they divide among them.
         cpu_slots: how many other stages may run side by side.
     """
     commands = Commands({})
     try:
-        with project.held_alone():
-            project.set_params(None, None, overrides or ())
+        with project.held_alone(), project.params_of_run(overrides=overrides or (), films=False):
             folder, table = _delivered(source, labels)
-            new = snapshot.changes(folder, table)
+            new = _changes(folder, table)
             unfinished = _unfinished()
-            get_run_logger().info("%d new or changed films in %s; %s", len(new.films), folder, unfinished or "no debt")
-            if len(new.films) < min_new_images and not unfinished:
+            get_run_logger().info("%d new films in %s; %s", new.new, folder, unfinished or "no debt")
+            if new.new < min_new_images and not unfinished:
                 return _skipped(new, min_new_images, push, commands)
             if push:
                 PUSH_OWED.touch()
             _take_snapshot(folder, table, new, commands)
-            commands = _trained(table, gpu_slots, cpu_slots)
-            return _judged(commands, len(new.films), margin, seeds, push)
+            commands = _trained(gpu_slots, cpu_slots)
+            return _judged(commands, new.new, margin, seeds, push)
     except (UserError, DvcException) as error:
         return Failed(message=str(error), name="Failed" if isinstance(error, Unavailable) else BAD_INPUT)
     except StepFailed as error:
@@ -93,9 +93,9 @@ def retrain(
 def _last_time(ingest: Ingest) -> tuple[str | None, str | None]:
     """Source and labels of the last run that took films in, while params.yaml says what it left there."""
     last = read_report(DELIVERED)
-    source, labels = last.get("source"), last.get("labels")
-    left = RAW, RAW / (Path(labels).name if labels else "")
-    return (source, labels) if (Path(ingest.source), Path(ingest.labels)) == left else (None, None)
+    left = RAW, Path(last.get("archive") or RAW)
+    here = (Path(ingest.source), Path(ingest.labels)) == left
+    return (last.get("source"), last.get("labels")) if here else (None, None)
 
 
 def _delivered(source: str | None, labels: str | None) -> tuple[Path, Path | None]:
@@ -122,6 +122,15 @@ def _delivered(source: str | None, labels: str | None) -> tuple[Path, Path | Non
     return folder, table
 
 
+def _changes(folder: Path, table: Path | None) -> snapshot.Changes:
+    """What is new in the folder and in its table, of which the rows go to the archive's own table in `data/raw`."""
+    ingest, archive = load(PARAMS_FILE).ingest, None
+    if table:
+        own = Path(ingest.labels)
+        archive = own if own.resolve().is_relative_to(RAW.resolve()) else RAW / table.name
+    return snapshot.changes(folder, table, archive, ingest.label_format)
+
+
 def _unfinished() -> str:
     """Why the last attempt is to be finished first; "" where the newest version is of this snapshot and was judged."""
     from tasks.registry import versions  # MLflow is slow to import
@@ -144,7 +153,7 @@ def _unfinished() -> str:
 def _skipped(new: snapshot.Changes, min_new_images: int, push: bool, commands: Commands) -> State[Any]:
     """There is nothing to learn from; what an earlier run could not push is pushed all the same."""
     other_labels = ", and other labels" if new.labels else ""
-    message = f"skipped: {len(new.films)} new{other_labels}; {min_new_images} are asked for"
+    message = f"skipped: {new.new} new{other_labels}; {min_new_images} are asked for"
     if not (push and PUSH_OWED.is_file()):
         return Completed(message=message)
     if _push(commands) == "failed":
@@ -153,22 +162,23 @@ def _skipped(new: snapshot.Changes, min_new_images: int, push: bool, commands: C
 
 
 def _take_snapshot(folder: Path, table: Path | None, new: snapshot.Changes, commands: Commands) -> None:
-    """Copy what is new into `data/raw`, and let DVC keep the whole; note where it came from for the next run."""
-    write_json(DELIVERED, {"source": str(folder), "labels": str(table) if table else None})
+    """Add what is new to `data/raw`, and let DVC keep the whole; note where it came from for the next run."""
+    archive = str(new.table) if new.table else None
     take(folder, table, new)
     _step("dvc add", dvc("--wait-for-lock", "add", "--quiet", str(RAW)), commands)
+    project.keep_source(str(RAW), archive or str(RAW))
+    write_json(DELIVERED, {"source": str(folder), "labels": str(table) if table else None, "archive": archive})
 
 
 @task(task_run_name="snapshot", cache_policy=NO_CACHE)
 def take(source: Path, labels: Path | None, found: snapshot.Changes) -> None:
-    """Copy what is new into `data/raw`."""
+    """Add what is new to `data/raw`."""
     snapshot.take(source, labels, found)
 
 
-def _trained(table: Path | None, gpu_slots: int, cpu_slots: int) -> Commands:
+def _trained(gpu_slots: int, cpu_slots: int) -> Commands:
     """Run the pipeline on the snapshot; what runs commands that belong to that run."""
-    labels = str(RAW / table.name) if table else None
-    state = pipeline(str(RAW), labels, gpu_slots=gpu_slots, cpu_slots=cpu_slots, return_state=True)
+    state = pipeline(gpu_slots=gpu_slots, cpu_slots=cpu_slots, return_state=True)
     if not state.is_completed():
         raise StepFailed(state)
     return Commands({"XRAYSYNTH_PIPELINE_ID": str(state.state_details.flow_run_id)})

@@ -74,10 +74,7 @@ def read_labels(path: Path, label_format: str, files: Sequence[str], pseudonym: 
     if path.is_dir():
         raise UserError(f"{path} is a folder, but format {label_format} takes a table; set ingest.labels to that file")
     table = open_table(path)
-    if label_format == "table":
-        kind, key, rows = _table(table)
-    else:
-        kind, (key, rows) = "name", public_labels.rows(table, label_format)
+    kind, key, rows = _keyed_rows(table, label_format)
     found, counts = _collect(path, kind, rows, files, pseudonym)
     known_by = {"path": 0, "name": 0, "instance": 1, "patient": 2}[kind]
     caveat = f"; {about.sentence}" if about.sentence else ""
@@ -111,6 +108,22 @@ def decide(entry: Entry | None, classes: Sequence[str], multi_label: str) -> str
     return found[0]
 
 
+def key_of(table: Table, label_format: str) -> tuple[str, str]:
+    """How the rows of a table name their files (path, name, instance or patient), and the column that does.
+
+    Raises UserError where the table lacks a column.
+    """
+    kind, key, _ = _keyed_rows(table, label_format)
+    return kind, key
+
+
+def _keyed_rows(table: Table, label_format: str) -> tuple[str, str, Iterator[Row]]:
+    if label_format == "table":
+        return _table(table)
+    key, rows = public_labels.rows(table, label_format)
+    return "name", key, rows
+
+
 def _table(table: Table) -> tuple[str, str, Iterator[Row]]:
     """The kind of key, its column and the rows of a table of one's own; the first key column that is known counts."""
     needed = f"label and one of {', '.join(name for names in KEY_COLUMNS.values() for name in names)}"
@@ -141,7 +154,8 @@ def _collect(
     def entry(findings: tuple[str, ...], patient: str, conflict: bool) -> Entry:
         return _entry(findings, patient, conflict, pseudonym)
 
-    place_of = _places(kind, files, pseudonym)
+    of_files = kind in ("path", "name")
+    place_of = places_of(kind, files) if of_files else lambda key: pseudonym(f"{kind}_id", key) if key else ""
     found: dict[str, Entry] = {}
     shared: set[str] = set()
     count = lost = 0
@@ -163,7 +177,7 @@ def _collect(
         name, stem = _names(file)
         if name in shared or (stem in shared and stem not in whole):
             found[file] = Entry((), conflict=True)
-    what = "for no file of the source" if kind in ("path", "name") else "without an identifier"
+    what = "for no file of the source" if of_files else "without an identifier"
     counts = [f"{count:,} entries", *([f"{lost:,} {what}"] if lost else [])]
     return found, ", ".join([*counts, *([f"{len(shared):,} names of several files"] if shared else [])])
 
@@ -176,10 +190,8 @@ def _joined(old: Entry | None, new: Entry) -> Entry:
     return Entry(old.findings or new.findings, old.patients | new.patients, conflict)
 
 
-def _places(kind: str, files: Sequence[str], pseudonym: Pseudonym) -> Callable[[str], str | None]:
-    """From the key of a row to where its entry is kept: '' for nowhere, None when several files bear the name."""
-    if kind in ("instance", "patient"):
-        return lambda key: pseudonym(f"{kind}_id", key) if key else ""
+def places_of(kind: str, files: Sequence[str]) -> Callable[[str], str | None]:
+    """From the key of a row, a path or a name, to its file: '' for none, None when several files bear the name."""
     paths = frozenset(files)
     by_name: dict[str, str | None] = {}
     stems: dict[str, str | None] = {}

@@ -1,9 +1,9 @@
 """What prefect.yaml deploys, on a real server with a real worker: pipeline, cancelling, retraining, images on demand.
 
 The tests are one story and run in their order. All in it is real but what the generators draw, which is planted
-(`tests.flows.films`): no luck of a training decides. The labels of the first delivery mix up the two findings, and so
-does the champion of it; the second has them right, and the champion that draws each in place of the other must give
-way to a challenger that does not; the third brings a challenger that mixes them up again.
+(`tests.flows.films`): no luck of a training decides. The first champion draws each of two findings in place of the
+other; after the second delivery it must give way to a challenger that does not; the third brings a challenger that
+mixes them up again.
 """
 
 import io
@@ -30,10 +30,11 @@ from tests.flows.deployed import Deployed, deployed, environment, wait
 STAGES = {"data/raw.dvc", "ingest", "imbalance", "encoder", "classify", "report"} | {
     f"{stage}@{name}" for stage in ("train", "synthesize", "quality") for name in ("msg_gan", "msg_sagan")
 }
+KIMG = 0.03
 PARAMS: dict[str, Any] = {
     **TINY,
     "ingest": {"size": films.SIDE, "split": {"train": 0.4, "val": 0.3, "test": 0.3}, "workers": 1},
-    "train": {"width": films.LEARNT_MIXED_UP, "kimg": 0.03, "batch": 4},
+    "train": {"width": films.LEARNT_MIXED_UP, "kimg": KIMG, "batch": 4},
     # Without the arm `real` no verdict can be "harms", by which a first champion would not be promoted.
     "classify": {
         "arms": ["duplicate", "msg_gan"],
@@ -56,7 +57,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     path = base / "project"
     copy_project(path)
     plant(path)
-    films.write_labels(path / "data/raw", films.write(path / "data/raw", seed=1, **FIRST), films.MIXED_UP)
+    films.write_labels(path / "data/raw", films.write(path / "data/raw", seed=1, **FIRST))
     env = environment(base, code=path) | {"XRAYSYNTH_PSEUDONYM_KEY": "the same patients in every split of this test"}
     project = Project(path, env, base / "attempts")
     project.edit_params(PARAMS)
@@ -101,7 +102,7 @@ def test_the_deployments_are_as_written(house: Deployed) -> None:
     assert found["retrain"]["global_concurrency_limit"]["limit"] == 1
     assert found["retrain"]["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
     form = found["pipeline"]["parameter_openapi_schema"]["properties"]
-    assert set(form) == {"source", "labels", "overrides", "stages", "force", "gpu_slots", "cpu_slots"}
+    assert set(form) == {"source", "labels", "overrides", "keep", "stages", "force", "gpu_slots", "cpu_slots"}
     assert form["cpu_slots"]["minimum"] == 1
     assert "side by side" in form["gpu_slots"]["description"]
 
@@ -127,14 +128,15 @@ def test_pipeline_runs_the_stages_that_were_asked_for(house: Deployed) -> None:
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert run["state"]["message"] == "3 stages are up to date"
     assert set(house.task_runs(run["id"])) == {"data/raw.dvc", "ingest", "imbalance"}
-    assert params(house)["train"]["kimg"] == 500
+    assert params(house)["train"]["kimg"] == KIMG  # the override was of that run
+    assert "results" not in house.artifacts(run["id"])  # the verdict is of no run of these stages
     shown = json.loads(house.artifacts(run["id"])["imbalance"]["data"])
     assert [row["class"] for row in shown] == ["common", "other", "rare"]
 
 
 def test_cancelled_over_the_api_it_ends_its_whole_tree(house: Deployed) -> None:
     """In trainings that would go on for hours."""
-    run_id = house.start("pipeline")
+    run_id = house.start("pipeline", overrides=["train.kimg=500"])
     for name in ("msg_gan", "msg_sagan"):
         wait(partial(house.processes, f"xraysynth train {name}"), f"the training of {name}")
     asked = house.api.post(f"/flow_runs/{run_id}/set_state", json={"state": {"type": "CANCELLING"}})
@@ -144,12 +146,13 @@ def test_cancelled_over_the_api_it_ends_its_whole_tree(house: Deployed) -> None:
     assert run["state_type"] == "CANCELLED"
     assert not list((house.project.path / "models").glob("msg_*"))
     assert not list((house.project.path / "models").glob(".msg_*"))  # nothing half-written
+    assert params(house)["train"]["kimg"] == KIMG
 
 
 @pytest.fixture(scope="module")
 def first(house: Deployed) -> dict[str, Any]:
     """The first retraining: with no new film, of the snapshot that is there."""
-    return house.run("retrain", source="data/raw", push=False, overrides=["train.kimg=0.03"])
+    return house.run("retrain", source="data/raw", push=False)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +165,6 @@ def test_a_first_champion_is_made_of_the_snapshot_that_is_there(house: Deployed,
     assert first["state_type"] == "COMPLETED", first["state"]["message"]
     assert first["state"]["message"].startswith("version 1 was promoted: Promoted: there is no champion")
     assert versions(house) == {1: "champion"}
-    assert params(house)["train"]["kimg"] == 0.03
 
 
 def test_pipeline_runs_every_stage(house: Deployed, piped: dict[str, Any]) -> None:
@@ -203,9 +205,9 @@ def second_films(house: Deployed, delivery: Path) -> pd.DataFrame:
 
 
 def test_new_and_better_is_promoted(house: Deployed, delivery: Path, second_films: pd.DataFrame) -> None:
-    films.write_labels(delivery, second_films, films.RIGHT)
-    overrides = [f"train.width={films.LEARNT_RIGHT}"]
-    run = house.run("retrain", source=str(delivery), min_new_images=20, overrides=overrides)
+    films.write_labels(delivery, second_films)
+    house.project.edit_params({"train": {"width": films.LEARNT_RIGHT}})
+    run = house.run("retrain", source=str(delivery), min_new_images=20)
     challenge = report(house, "challenge")
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert challenge["promote"], challenge
@@ -214,7 +216,7 @@ def test_new_and_better_is_promoted(house: Deployed, delivery: Path, second_film
     assert "all of it above the margin of 0" in challenge["reason"]
     assert versions(house) == {1: "previous", 2: "champion"}
     story = house.artifacts(run["id"])["retrain"]["data"]
-    assert "20 new or changed films" in story
+    assert "20 new films were added" in story
     assert "xraysynth models rollback" in story
     assert house.project.json("status") == {}
     assert house.project.json("status", "--cloud") == {}  # all of it was pushed
@@ -224,10 +226,9 @@ def test_new_and_better_is_promoted(house: Deployed, delivery: Path, second_film
 
 def test_new_and_worse_is_not_promoted(house: Deployed, delivery: Path, second_films: pd.DataFrame) -> None:
     everything = pd.concat([second_films, films.write(delivery, seed=3, **THIRD)], ignore_index=True)
-    films.write_labels(delivery, everything, films.RIGHT)
-    overrides = [f"train.width={films.LEARNT_MIXED_UP}"]
-    # It knows where films came from.
-    run = house.run("retrain", min_new_images=10, margin=MARGIN, push=False, overrides=overrides)
+    films.write_labels(delivery, everything)
+    house.project.edit_params({"train": {"width": films.LEARNT_MIXED_UP}})
+    run = house.run("retrain", min_new_images=10, margin=MARGIN, push=False)  # it knows where films came from
     challenge = report(house, "challenge")
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert challenge["difference"]["high"] < 0, challenge  # the two were compared: no gate and no lack decided

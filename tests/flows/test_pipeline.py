@@ -163,6 +163,12 @@ class TestAHealthyProject:
         assert first.artifacts["results"].description == r"0.1 \[of\]\(x\)"  # words, not a link
         assert "data:image/png;base64,iVBOR" in str(first.artifacts["samples"].data)
 
+    @pytest.mark.usefixtures("first")
+    def test_a_run_of_some_stages_shows_nothing_that_another_run_made(self) -> None:
+        finished = run(stages=["picture"])
+        assert "samples" in finished.artifacts
+        assert "results" not in finished.artifacts  # the verdict in reports/ is of the first run
+
     def test_shows_how_far_a_stage_is(self, first: Finished) -> None:
         progress = first.artifacts["progress-train-one"]
         assert (progress.type, progress.data, progress.description) == ("progress", 100, "one: 0.50/2")

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,11 +22,12 @@ from prefect.states import Completed, Failed  # isort: skip
 from flows import project, snapshot  # isort: skip
 from flows.artifacts import story
 from flows.commands import Commands
+from flows.deliveries import Film
 from flows.pipeline import pipeline
 from flows.retrain import retrain
 from tasks.errors import Unavailable, UserError
 from tasks.files import write_json
-from tasks.paths import CHALLENGE, RAW_DVC, VERDICT
+from tasks.paths import CHALLENGE, RAW, RAW_DVC, VERDICT
 from tasks.provenance import raw_digest
 from tasks.registry import versions
 
@@ -44,19 +46,72 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class TestParams:
     """Overrides as `dvc exp run -S` takes them."""
 
-    def test_are_written_and_comments_stay(self, here: Path) -> None:
-        project.set_params("/films/it's, new", None, ["train.kimg=2.5", "classify.seeds=[1,2,3]"])
-        text = (here / "params.yaml").read_text()
-        params = yaml.safe_load(text)
+    @pytest.fixture
+    def films(self, here: Path) -> Path:
+        """A folder with a name that has a meaning in overrides."""
+        (here / "it's, new").mkdir()
+        (here / "it's, new/labels.csv").write_text("path,label\n")
+        return here / "it's, new"
+
+    @pytest.mark.parametrize("keep", [False, True])
+    def test_hold_for_the_run_and_only_what_changes_is_another(self, here: Path, films: Path, keep: bool) -> None:
+        before = (here / "params.yaml").read_text()
+        overrides = ["train.kimg=2.5", "classify.seeds=[1,2,3]"]
+        with project.params_of_run(str(films), None, overrides, keep):
+            during = (here / "params.yaml").read_text()
+        params = yaml.safe_load(during)
         assert params["train"]["kimg"] == 2.5
         assert params["classify"]["seeds"] == [1, 2, 3]
-        assert params["ingest"]["source"] == "/films/it's, new"
-        assert params["ingest"]["labels"] == "/films/it's, new/labels.csv"
-        assert "# One section a stage." in text
+        assert params["ingest"]["source"] == str(films)
+        assert params["ingest"]["labels"] == f"{films}/labels.csv"
+        changed = [new for old, new in zip(before.splitlines(), during.splitlines(), strict=True) if old != new]
+        assert [line.split(":")[0].strip() for line in changed] == ["source", "labels", "kimg", "seeds"]
+        assert "  seeds: [1, 2, 3]              # more of them" in during  # in brackets, with its comment
+        assert (here / "params.yaml").read_text() == (during if keep else before)
+        assert not list(Path(".xraysynth").iterdir())
 
-    def test_labels_are_the_source_where_no_table_is_needed(self, here: Path) -> None:
-        project.set_params("/films", None, ["ingest.label_format=folder", "ingest.classes=[a,b]"])
-        assert yaml.safe_load((here / "params.yaml").read_text())["ingest"]["labels"] == "/films"
+    def test_labels_are_the_source_where_no_table_is_needed(self, here: Path, films: Path) -> None:
+        with project.params_of_run(str(films), None, ["ingest.label_format=folder", "ingest.classes=[a,b]"]):
+            assert yaml.safe_load((here / "params.yaml").read_text())["ingest"]["labels"] == str(films)
+
+    @pytest.mark.parametrize("edited", [False, True])
+    def test_of_a_killed_run_are_put_back_by_the_next_unless_somebody_edited_them(
+        self, here: Path, films: Path, edited: bool
+    ) -> None:
+        before = (here / "params.yaml").read_text()
+        code = (
+            "import os, sys\nfrom flows import project\n"
+            "with project.params_of_run(sys.argv[1], None, ['train.kimg=2.5']):\n  os.kill(os.getpid(), 9)"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", code, str(films)], env=environment, check=False)
+        left = (here / "params.yaml").read_text()
+        assert "kimg: 2.5" in left
+        if edited:
+            (here / "params.yaml").write_text(f"{left}# a word\n")
+        with project.held_alone():
+            assert (here / "params.yaml").read_text() == (f"{left}# a word\n" if edited else before)
+            with project.params_of_run(str(films), None, ["train.kimg=3"]), project.held_alone():  # a flow within one
+                assert "kimg: 3" in (here / "params.yaml").read_text()
+
+    def test_a_source_that_is_kept_outlives_the_overrides_of_its_run(self, here: Path, films: Path) -> None:
+        with project.params_of_run(None, None, ["train.kimg=2.5"], films=False):
+            project.keep_source(str(films), f"{films}/labels.csv")
+            assert "kimg: 2.5" in (here / "params.yaml").read_text()
+        params = yaml.safe_load((here / "params.yaml").read_text())
+        assert (params["ingest"]["source"], params["train"]["kimg"]) == (str(films), 6.0)
+
+    @pytest.mark.parametrize(("source", "labels"), [("/nonexistent", None), (None, "nowhere.csv")])
+    def test_films_or_a_table_that_are_not_there_change_nothing(
+        self, here: Path, films: Path, source: str | None, labels: str | None
+    ) -> None:
+        before = (here / "params.yaml").read_bytes()
+        state = pipeline(source or str(films), labels, overrides=["train.kimg=2.5"], return_state=True)
+        assert state.name == "BadInput"
+        assert str(state.message).startswith(
+            f"there is no {'folder /nonexistent' if source else 'table of labels now'}"
+        )
+        assert (here / "params.yaml").read_bytes() == before
 
     @pytest.mark.parametrize(
         ("override", "said"),
@@ -69,8 +124,9 @@ class TestParams:
     )
     def test_that_cannot_be_are_refused_and_nothing_is_changed(self, here: Path, override: str, said: str) -> None:
         before = (here / "params.yaml").read_bytes()
-        with pytest.raises(UserError, match=said.replace("[", r"\[")):
-            project.set_params(None, None, ["train.batch=8", override])
+        refused = pytest.raises(UserError, match=said.replace("[", r"\["))
+        with refused, project.params_of_run(None, None, ["train.batch=8", override], films=False):
+            pass
         assert (here / "params.yaml").read_bytes() == before
         assert not list(Path(".xraysynth").iterdir())
 
@@ -124,30 +180,38 @@ class TestTheSnapshot:
         raw = Path("data/raw")
         (raw / "a").mkdir(parents=True)
         (raw / "a/1.png").write_bytes(b"one")
-        (raw / "labels.csv").write_text("path,label\n")
+        (raw / "labels.csv").write_text("path,label\na/1.png,z\n")
         subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", "data/raw"], check=True)
         shutil.copytree(raw, tmp_path / "source")
         return tmp_path / "source"
 
     def test_has_what_it_was_made_of(self, source: Path) -> None:
-        assert snapshot.changes(source, source / "labels.csv") == snapshot.Changes([], False)
-        assert snapshot.changes(Path("data/raw"), Path("data/raw/labels.csv")) == snapshot.Changes([], False)
+        table = RAW / "labels.csv"
+        for folder in (source, RAW):
+            found = snapshot.changes(folder, folder / "labels.csv", table)
+            assert (found.new, found.labels) == (0, False)
         assert raw_digest(RAW_DVC).endswith(".dir")
 
-    def test_lacks_what_is_new_or_of_another_size(self, source: Path, tmp_path: Path) -> None:
-        (source / "a/1.png").write_bytes(b"one and more")
+    def test_gets_what_is_new_by_content_and_loses_nothing(self, source: Path, tmp_path: Path) -> None:
+        (source / "a/1.png").write_bytes(b"ONE")  # as long as the film of that name in the snapshot
+        (source / "again.png").write_bytes(b"one")
         (source / "b").mkdir()
         (source / "b/2.png").write_bytes(b"two")
         (source / ".partial").write_bytes(b"half")
         (tmp_path / "outside.png").write_bytes(b"not of the source")
         (source / "link.png").symlink_to(tmp_path / "outside.png")
-        (source / "labels.csv").write_text("path,label\nb/2.png,x\n")
-        found = snapshot.changes(source, source / "labels.csv")
-        assert found == snapshot.Changes(["a/1.png", "b/2.png"], True)
+        (source / "labels.csv").write_text("path,label\nb/2.png,x\na/1.png,y\n")
+        found = snapshot.changes(source, source / "labels.csv", RAW / "labels.csv")
+        (other,) = (film.place for film in found.films if film.path == "a/1.png")
+        assert re.fullmatch(r"a/1-[0-9a-f]{8}\.png", other)
+        assert {film.place for film in found.films if film.new} == {other, "b/2.png"}
+        assert (found.new, found.labels) == (2, True)
         snapshot.take(source, source / "labels.csv", found)
         assert Path("data/raw/b/2.png").read_bytes() == b"two"
-        assert Path("data/raw/a/1.png").read_bytes() == b"one and more"
-        assert (Path("data/raw/labels.csv")).read_text().endswith("x\n")
+        assert Path("data/raw/a/1.png").read_bytes() == b"one"
+        assert (RAW / other).read_bytes() == b"ONE"
+        assert not Path("data/raw/again.png").exists()
+        assert Path("data/raw/labels.csv").read_text() == f"path,label\na/1.png,z\nb/2.png,x\n{other},y\n"
         assert not Path("data/raw/.partial").exists()
         assert not Path("data/raw/link.png").exists()
 
@@ -174,7 +238,7 @@ class TestTheSnapshot:
         assert state.message is not None
         assert state.message.startswith(f"a file cannot be copied from {source} to data/raw (File exists); free some")
         assert "Jones" not in state.message + caplog.text
-        assert "1 new or changed films" in caplog.text
+        assert "1 new films" in caplog.text
 
     def test_nothing_is_left_of_a_film_for_which_there_is_no_room(
         self, source: Path, monkeypatch: pytest.MonkeyPatch
@@ -197,9 +261,15 @@ class TestTheSnapshot:
         (source / "2.png").write_bytes(b"two")
         (source / "itself.png").symlink_to("itself.png")
         monkeypatch.setattr(snapshot, "_files", lambda *_, listed=snapshot._files: ["0.png", *listed(*_)])
-        assert snapshot.changes(source, source / "labels.csv") == snapshot.Changes(["2.png"], False)
-        snapshot.take(source, None, snapshot.Changes(["0.png", "2.png"], False))
+        found = snapshot.changes(source, source / "labels.csv", RAW / "labels.csv")
+        assert [film.path for film in found.films if film.new] == ["2.png"]
+        gone = Film("0.png", "0.png", new=True)
+        snapshot.take(source, None, snapshot.Changes([gone, *found.films]))
         assert Path("data/raw/2.png").read_bytes() == b"two"
+
+
+def named_in_params(source: str, labels: str) -> None:
+    Path("params.yaml").write_text(yaml.safe_dump({"ingest": {"source": source, "labels": labels}}))
 
 
 class TestTheFilmsOfTheProject:
@@ -240,7 +310,7 @@ class TestTheFilmsOfTheProject:
         self, films: Path, house: "House", named: bool
     ) -> None:
         if named:
-            project.set_params("data/raw", "data/raw/table.csv", ())
+            named_in_params("data/raw", "data/raw/table.csv")
         source, table = (str(films), str(films.with_name("table.csv"))) if named else (None, None)
         assert retrain(source, table, min_new_images=1, push=False, return_state=True).is_completed()
         (films / "2.png").write_bytes(b"two")
@@ -252,19 +322,19 @@ class TestTheFilmsOfTheProject:
         assert retrain(min_new_images=1, push=False, return_state=True).is_completed()
         Path("data/raw/2.png").write_bytes(b"two")
         Path("data/raw/better.csv").write_text("path,label\n")
-        project.set_params("data/raw", "data/raw/better.csv", ())
+        named_in_params("data/raw", "data/raw/better.csv")
         assert retrain(min_new_images=1, push=False, return_state=True).is_completed()
         assert house.piped[1:] == [("data/raw", "data/raw/better.csv")]
 
     def test_a_copy_that_was_cut_off_is_gone_on_with(self, films: Path, house: "House") -> None:
         (films / "2.png").write_bytes(b"two")
-        snapshot.take(films, None, snapshot.Changes(["2.png"], False))
+        snapshot.take(films, None, snapshot.Changes([Film("2.png", "2.png", new=True)]))
         assert retrain(min_new_images=1, push=False, return_state=True).is_completed()
         assert {file.name for file in Path("data/raw").iterdir()} == {"1.png", "2.png", "table.csv"}
 
     def test_a_table_that_lies_elsewhere_comes_to_those_in_data_raw(self, films: Path, house: "House") -> None:
         shutil.copytree(films, "data/raw")
-        project.set_params("data/raw", str(films.with_name("table.csv")), ())
+        named_in_params("data/raw", str(films.with_name("table.csv")))
         assert retrain(min_new_images=1, push=False, return_state=True).is_completed()
         assert Path("data/raw/table.csv").is_file()
 
@@ -280,9 +350,9 @@ class House:
         self.versions: list[versions.Version] = []
         self.stories: list[str] = []
 
-    def pipeline(self, source: str, labels: str, **_: object) -> State[None]:
-        self.piped.append((source, labels))
-        project.set_params(source, labels, ())
+    def pipeline(self, **_: object) -> State[None]:
+        ingest = yaml.safe_load(Path("params.yaml").read_text())["ingest"]
+        self.piped.append((ingest["source"], ingest["labels"]))
         return Completed()
 
     def run_step(self, name: str, command: list[str], *_: object, **__: object) -> State[None]:
