@@ -19,10 +19,10 @@ from flows.commands import Commands
 from flows.steps import run_step
 from tasks.files import written_whole
 from tasks.params import MAX_TRUNCATION
+from tasks.paths import EXPORTS
 from tasks.pictures import data_uri
 from tasks.registry import CHAMPION
 
-EXPORTS = Path("exports")
 SHOWN, COLUMNS = 40, 8  # images on the contact sheet
 Form = Literal["png", "dicom"]
 ENDINGS: dict[Form, str] = {"png": ".png", "dicom": ".dcm"}

@@ -20,6 +20,7 @@ from tasks.paths import (
     CURATED,
     DOWNSTREAM,
     ENCODER,
+    EXPORTS,
     IMBALANCE,
     IMBALANCE_PLOTS,
     METRICS,
@@ -36,14 +37,33 @@ from tasks.registry.cli import app as models_app
 
 OWN = (CURATED, SYNTHETIC, MODELS, REPORT.parent, Path(".xraysynth"))  # written by stages, under names of their own
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"xraysynth {version('xraysynth')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    rich_markup_mode=None,  # for Rich what stands in brackets is markup, and gone
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    help="From a folder of radiographs to an honest answer: do synthetic images of the rare classes help?",
 )
 
 app.add_typer(models_app, name="models")
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """From a folder of radiographs to an honest answer: do synthetic images of the rare classes help?"""
+
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The params file; without it the defaults hold.")]
 Curated = Annotated[Path, typer.Option("--curated", help="The curated image set.")]
@@ -61,7 +81,7 @@ def simulate(
     patients: Annotated[int, typer.Option(help="How many patients, at least 6; some have several films.")] = 480,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Write a simulated archive of chest radiographs (DICOM) and its labels."""
+    """Write a simulated archive of DICOM films and labels."""
     from tasks.simulate import stage
 
     films = stage.simulate(out, patients, seed)
@@ -80,7 +100,10 @@ def ingest(
     ] = None,
     params: ParamsFile = params_module.PARAMS_FILE,
 ) -> None:
-    """Curate radiographs: decode, resize, pseudonymise, split by patient; refuse with a reason."""
+    """Curate films: decode, pseudonymise, split by patient.
+
+    Films that are not taken are refused with a reason, in quarantine.csv.
+    """
     from tasks.ingest import stage
     from tasks.ingest.labels import needs_table
 
@@ -93,7 +116,7 @@ def ingest(
 
 @app.command()
 def imbalance(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
-    """Analyse the class imbalance and plan what to synthesise."""
+    """Analyse the imbalance, plan what to synthesise."""
     from tasks import imbalance as stage
 
     result = stage.run(curated, IMBALANCE, IMBALANCE_PLOTS, _params(params).imbalance)
@@ -127,7 +150,10 @@ def synthesize(
             help="msg_gan, msg_sagan, the folder of a generator, or champion, challenger or previous of the registry."
         ),
     ],
-    out: Annotated[Path | None, typer.Argument(help="A folder [default: data/synthetic/MODEL].")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="A folder [default: data/synthetic/MODEL for the pipeline's plan, else one in exports/]."),
+    ] = None,
     label: Annotated[str | None, typer.Option(help="One class instead of the plan.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="How many images of --label [default: 100].")] = None,
     form: Annotated[Literal["shards", "png", "dicom"], typer.Option("--format")] = "shards",
@@ -148,7 +174,10 @@ def synthesize(
     ] = None,
     params: ParamsFile = params_module.PARAMS_FILE,
 ) -> None:
-    """Draw synthetic images: what the plan asks for, or COUNT images of one class. Copies of films are left out."""
+    """Draw images: the plan, or COUNT of one class.
+
+    Copies of films are left out. Only the plan of the pipeline is written where the pipeline looks for it.
+    """
     from tasks.imbalance import planned
     from tasks.synthesize import stage
     from tasks.synthesize.generator import learnt_from
@@ -158,7 +187,9 @@ def synthesize(
     given = {name: value for name, value in (("seed", seed), ("truncation", truncation)) if value is not None}
     section = _params(params).synthesize.model_copy(update=given)
     plan = {label: count or 100} if label is not None else planned(IMBALANCE)
-    target = out or SYNTHETIC / Path(model).name
+    of_pipeline = model in SYNTHETIC_ARMS and form == "shards" and not (given or label or curated)
+    exported = EXPORTS / "-".join([Path(model).name, *([f"{label}-{count or 100}"] if label else []), form])
+    target = out or (SYNTHETIC / model if of_pipeline else exported)
     with _model_folder(model) as folder:
         against = curated or (CURATED if learnt_from(folder, CURATED) else None)
         screening = stage.run(folder, target, plan, section, form, against)
@@ -181,7 +212,10 @@ def _model_folder(model: str) -> Iterator[Path]:
 
 @app.command()
 def quality(name: GanName, curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
-    """Measure synthetic images against real ones, beside the floor of real against real."""
+    """Measure synthetic images against real ones.
+
+    Every measure stands beside its floor, real against real.
+    """
     from tasks.quality import stage
 
     result = stage.run(name, curated, SYNTHETIC / name, ENCODER, QUALITY / f"{name}.json", _params(params).quality)
@@ -193,7 +227,10 @@ def quality(name: GanName, curated: Curated = CURATED, params: ParamsFile = para
 
 @app.command()
 def classify(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
-    """Train classifiers with and without synthetic images and compare them on real patients."""
+    """Compare classifiers with and without such images.
+
+    All are tested on the same real patients.
+    """
     from tasks.classify import stage
 
     folders = {name: SYNTHETIC / name for name in SYNTHETIC_ARMS}
@@ -223,7 +260,7 @@ def report(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS
 
 @app.command()
 def verdict() -> None:
-    """Print the verdict of the last run, and where its report is."""
+    """Print the last verdict and where its report is."""
     import json
 
     if not VERDICT.exists():
@@ -234,7 +271,7 @@ def verdict() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what works here: device, codecs, MLflow, Prefect, DVC remote."""
+    """Say what works here: codecs, MLflow, DVC remote."""
     from tasks import doctor as stage
 
     for check in stage.run():

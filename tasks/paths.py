@@ -12,5 +12,6 @@ QUALITY, DOWNSTREAM, PREDICTIONS = (
 )
 REPORT, VERDICT, METRICS = Path("reports/report.html"), Path("reports/verdict.json"), Path("reports/metrics.json")
 REPORT_PLOTS = Path("reports/plots")
+EXPORTS = Path("exports")  # what is drawn on demand; git ignores it
 CHALLENGE, DRIFT = Path("reports/challenge.json"), Path("reports/drift.json")
 RAW_DVC, DVC_YAML, DVC_LOCK = Path("data/raw.dvc"), Path("dvc.yaml"), Path("dvc.lock")

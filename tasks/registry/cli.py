@@ -9,14 +9,16 @@ import typer
 from tasks import params as params_module
 from tasks.paths import CHALLENGE, CURATED, DRIFT
 
-app = typer.Typer(no_args_is_help=True, help="The registry of generators: register, compare, promote, go back.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The registry: register, compare, promote, go back."
+)
 
 
 @app.command()
 def register(
     name: Annotated[str, typer.Argument(help="msg_gan, msg_sagan, or best: the one that the verdict is about.")],
 ) -> None:
-    """Make a trained generator a version of the registry, and the challenger."""
+    """Make a trained generator the challenger."""
     from tasks.registry.register import register as register_version
 
     print(f"version {register_version(name)}")
@@ -48,7 +50,10 @@ def promote(
         int | None, typer.Option(min=0, metavar="VERSION", help="Only if this is still champion; 0: if there is none.")
     ] = None,
 ) -> None:
-    """Make a version the champion; the old champion is kept as previous."""
+    """Make a version the champion.
+
+    The old champion is kept as previous.
+    """
     from tasks.registry import versions
 
     print(versions.promote(version, instead_of))
@@ -67,7 +72,10 @@ def challenge(
     margin: Annotated[float, typer.Option(min=0, help="By which the interval must clear 0.")] = 0.0,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of each classifier.")] = 3,
 ) -> None:
-    """Compare the challenger with the champion on the current test split; promotes nothing by itself."""
+    """Compare challenger and champion; changes nothing.
+
+    Both are compared on the current test split.
+    """
     from tasks.registry import challenge as part
 
     print(part.run(CURATED, CHALLENGE, params_module.load(), margin, seeds)["reason"])
@@ -75,7 +83,7 @@ def challenge(
 
 @app.command()
 def drift() -> None:
-    """Compare the current train split with the one that the champion learnt from."""
+    """Compare the train split with the champion's."""
     from tasks.registry import drift as part
 
     print(part.run(CURATED, DRIFT)["sentence"])
@@ -86,7 +94,10 @@ def reproduce(
     version: Annotated[int, typer.Argument(min=1)],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, for a copy of the project.")],
 ) -> None:
-    """Train a version once more, from its own revision, params and data, and compare the weights."""
+    """Train a version again and compare the weights.
+
+    It is made from its own revision, params and data.
+    """
     from tasks.registry import reproduce as part
 
     equal, sentence = part.run(version, folder)

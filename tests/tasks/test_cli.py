@@ -4,11 +4,14 @@ import errno
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from tasks import cli
+from tasks import cli, paths
+from tests.tasks import projects
 
 
 def xraysynth(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -73,6 +76,60 @@ def test_bad_input(arguments: tuple[str, ...], words: str, tmp_path: Path) -> No
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "wrong.yaml"]
+
+
+@pytest.mark.parametrize("command", [(), ("ingest",), ("synthesize",), ("models",), ("models", "promote")])
+def test_help_says_the_defaults_and_no_line_is_cut(command: tuple[str, ...]) -> None:
+    said = CliRunner().invoke(cli.app, [*command, "-h"]).output
+    assert said == CliRunner().invoke(cli.app, [*command, "--help"]).output
+    assert "..." not in said.partition("Commands:")[2]
+    assert "<bool>" not in said
+    defaults = {
+        "ingest": ["ingest.source", "SOURCE/labels.csv"],
+        "synthesize": ["data/synthetic/MODEL", "100", "synthesize.seed", "synthesize.truncation", "data/curated"],
+        "promote": ["the challenger"],
+    }
+    for default in defaults.get(command[-1] if command else "", []):
+        assert f"[default: {default}" in " ".join(said.split())
+
+
+def test_the_version_is_printed() -> None:
+    assert CliRunner().invoke(cli.app, ["--version"]).output == f"xraysynth {version('xraysynth')}\n"
+
+
+class TestWhereDrawnImagesGo:
+    """Only the plan of the pipeline is written where the pipeline looks for it."""
+
+    @pytest.fixture(autouse=True)
+    def drawn_by_the_pipeline(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        projects.write_data()
+        projects.write_generator("msg_gan", seed=1)
+
+    def draw(self, *options: str) -> str:
+        done = CliRunner().invoke(cli.app, ["synthesize", "msg_gan", *options])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    @pytest.mark.parametrize(
+        ("options", "place"),
+        [
+            (("--label", "rare", "--count", "5"), "exports/msg_gan-rare-5-shards"),
+            (("--seed", "3"), "exports/msg_gan-shards"),
+            (("--format", "png"), "exports/msg_gan-png"),
+            (("elsewhere", "--label", "rare"), "elsewhere"),
+        ],
+    )
+    def test_any_other_draw_goes_elsewhere(self, options: tuple[str, ...], place: str) -> None:
+        kept = paths.SYNTHETIC / "msg_gan"
+        before = {file: file.read_bytes() for file in kept.iterdir()}
+        assert f" in {place}" in self.draw(*options)
+        assert (Path(place) / "dataset.json").is_file()
+        assert {file: file.read_bytes() for file in kept.iterdir()} == before
+
+    def test_the_plan_goes_where_the_pipeline_looks(self) -> None:
+        assert " in data/synthetic/msg_gan" in self.draw()
+        assert not paths.EXPORTS.exists()
 
 
 def test_doctor_names_every_part(tmp_path: Path) -> None:
