@@ -4,6 +4,7 @@ import json
 import re
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,12 +65,25 @@ def synthesize(
         with written_whole(archive) as path, zipfile.ZipFile(path, "w") as packed:  # they are compressed
             for file in sorted(path for path in images.rglob("*") if path.is_file()):
                 packed.write(file, file.relative_to(images))
-        text = f"`{archive}`, in the project's folder, holds {len(files)} images."
-        text += f"\n\n![Contact sheet]({data_uri(contact_sheet(files[:SHOWN]))})"
         drawn = json.loads((images / "dataset.json").read_text(encoding="utf-8"))
+        text = f"{screened(drawn['screening'])}\n\n`{archive}`, in the project's folder, holds {len(files)} images."
+        text += f"\n\n![Contact sheet]({data_uri(contact_sheet(files[:SHOWN]))})"
+    warning = "" if drawn["screening"]["screened"] else "NOT SCREENED for copies of training films. "
     what = f"Synthetic images of {plain(label)}: {len(files)}, seed {seed}, truncation {drawn['truncation']:g}."
-    create_markdown_artifact(text, key="contact-sheet", description=what)
-    return Completed(message=f"{len(files)} images in {archive}")
+    create_markdown_artifact(text, key="contact-sheet", description=warning + what)
+    return Completed(message=f"{warning}{len(files)} images in {archive}")
+
+
+def screened(screening: Mapping[str, Any]) -> str:
+    """The first line of the contact sheet, from "screening" of dataset.json: what was done about copies."""
+    if not screening["screened"]:
+        return (
+            "**NOT SCREENED for copies of training films**: the set that the champion learnt from is neither in "
+            "data/curated nor in DVC's cache. Any of these images may show a patient's film."
+        )
+    removed = sum(found["removed"] for found in screening["classes"].values())
+    note = f" ({screening['note']})" if screening["note"] else ""
+    return f"Screened for copies of training films: {removed} left out{note}."
 
 
 def contact_sheet(files: list[Path]) -> bytes:

@@ -7,7 +7,7 @@ Imports are made where they are needed: `xraysynth --help` must not wait for tor
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +19,7 @@ from tasks.params import SYNTHETIC_ARMS, GanName
 from tasks.paths import (
     CURATED,
     DOWNSTREAM,
+    DVC_LOCK,
     ENCODER,
     EXPORTS,
     IMBALANCE,
@@ -169,7 +170,8 @@ def synthesize(
     curated: Annotated[
         Path | None,
         typer.Option(
-            help="The set it learnt from, to leave out copies of its films [default: data/curated, if it is that set]."
+            help="The set it learnt from, to leave out copies of its films [default: data/curated, or what DVC's cache "
+            "holds of then]."
         ),
     ] = None,
     params: ParamsFile = params_module.PARAMS_FILE,
@@ -179,8 +181,9 @@ def synthesize(
     Copies of films are left out. Only the plan of the pipeline is written where the pipeline looks for it.
     """
     from tasks.imbalance import planned
+    from tasks.registry import films
     from tasks.synthesize import stage
-    from tasks.synthesize.generator import learnt_from
+    from tasks.synthesize.screening import NOT_SCREENED
 
     if count and label is None:
         raise UserError("--count says how many images of one class; name it with --label")
@@ -190,24 +193,29 @@ def synthesize(
     of_pipeline = model in SYNTHETIC_ARMS and form == "shards" and not (given or label or curated)
     exported = EXPORTS / "-".join([Path(model).name, *([f"{label}-{count or 100}"] if label else []), form])
     target = out or (SYNTHETIC / model if of_pipeline else exported)
-    with _model_folder(model) as folder:
-        against = curated or (CURATED if learnt_from(folder, CURATED) else None)
+    with (
+        _model_folder(model) as (folder, lock),
+        nullcontext(curated) if curated else films.of(folder, lock) as against,
+    ):
+        if against is None and section.screening != "required":
+            print(NOT_SCREENED, flush=True)  # before all that the drawing says
         screening = stage.run(folder, target, plan, section, form, against)
-    if screening["note"]:
+    if screening["screened"] and screening["note"]:
         print(screening["note"])
     removed = sum(found["removed"] for found in screening["classes"].values())
     print(f"{sum(plan.values())} images in {target}" + (f", without {removed} copies of films" if removed else ""))
 
 
 @contextmanager
-def _model_folder(model: str) -> Iterator[Path]:
+def _model_folder(model: str) -> Iterator[tuple[Path, Path]]:
+    """The folder of a generator, and the dvc.lock of when it was trained."""
     if model in ALIASES:
         from tasks.registry import versions
 
         with versions.generator(model) as folder:
-            yield folder
+            yield folder, folder.parent / Path(versions.RECORD).name / DVC_LOCK.name
     else:
-        yield MODELS / model if model in SYNTHETIC_ARMS else Path(model)
+        yield MODELS / model if model in SYNTHETIC_ARMS else Path(model), DVC_LOCK
 
 
 @app.command()

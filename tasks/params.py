@@ -163,6 +163,7 @@ class Encoder(Section):
 class Synthesize(Section):
     truncation: Annotated[float, Field(gt=0, le=MAX_TRUNCATION)] = 1.1
     max_copies: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    screening: Literal["wanted", "required"] = "wanted"
     seed: Seed = 0
 
 

@@ -156,8 +156,11 @@ class _Drawn:
         if not self._plan:
             return None, {}
         out = self._scratch / name
+        params = self._params.synthesize.model_copy(
+            update={"screening": "wanted"}
+        )  # a champion learnt from other films
         try:
-            screening = stage.run(model, out, self._plan, self._params.synthesize, curated_folder=self._curated)
+            screening = stage.run(model, out, self._plan, params, curated_folder=self._curated)
         except stage.TooManyCopies as error:
             return None, {"memorisation": {"passed": False, "why": f"{str(error).partition(';')[0]}."}}
         images = image_set.load(out)

@@ -14,7 +14,10 @@ WORST = 8  # pairs to be shown
 MOST_HELD_OUT = 1000  # films to calibrate on
 FEW = 100  # held-out films, below which a share of 1 % cannot be counted
 ANOTHER = "screened for copies against another set than the generator learnt from"
-NOT_SCREENED = "not screened for copies: the set that the generator learnt from is not here; name it with --curated"
+NOT_SCREENED = (
+    "not screened for copies of training films: the set that the generator learnt from is neither in data/curated nor "
+    "in DVC's cache; name it with --curated"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Screening:
     screen: Screen = field(default_factory=lambda: Screen({}, None, 0, 0))
     train: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
     classes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    of_its_own: bool = False  # against the films that the generator learnt from
     worst: list[Pair] = field(default_factory=list)
 
     @classmethod
@@ -55,8 +59,9 @@ class Screening:
         compared = held_out.images[some]
         memory = Memory(train, compared)
         screen = calibrate(memory, compared, held_out.manifest["patient_id"].to_numpy()[some])
-        notes = [note for note in (_note(screen), ANOTHER if films.digest != learnt_from else None) if note]
-        return cls("; ".join(notes) or None, memory, screen, train)
+        own = films.digest == learnt_from
+        notes = [note for note in (_note(screen), None if own else ANOTHER) if note]
+        return cls("; ".join(notes) or None, memory, screen, train, of_its_own=own)
 
     def kept(self, label: str, images: np.ndarray, wanted: int) -> list[int]:
         """Which of `images` (B, H, W) are no copies: the first `wanted` of these. What comes after is not counted."""
@@ -92,6 +97,7 @@ class Screening:
         alarms = self.screen.false_alarms
         return {
             "note": self.note,
+            "screened": self.memory is not None,
             "threshold": {signal: round(limit, 4) for signal, limit in self.screen.threshold.items()},
             "false_alarms": None if alarms is None else round(alarms, 4),
             "held_out": self.screen.held_out,

@@ -17,7 +17,7 @@ from tasks.pictures import picture_png
 from tasks.progress import track
 from tasks.synthesize import dicom
 from tasks.synthesize.generator import read_generator, weights_digest
-from tasks.synthesize.screening import Screening
+from tasks.synthesize.screening import ANOTHER, NOT_SCREENED, Screening
 
 SPARE = 5  # images that may be removed of however few
 Drawn = Iterator[tuple[str, int, np.ndarray]]  # label, number, image (H, W) uint8
@@ -45,7 +45,8 @@ def run(
     are drawn in their place. The worst pairs are real films too, so only "shards" come with them (worst_pairs.npy).
     Raises UserError for a folder without a usable generator, an unknown class, films of another size, an `out` that
     holds anything but an earlier such set, and TooManyCopies for a generator that copies more than the share
-    `max_copies`.
+    `max_copies`. Where `params.screening` is "required" it raises UserError for a `curated_folder` that is not the set
+    that the generator learnt from, or none.
     """
     _check_place(out)
     generator, config = read_generator(model_folder)
@@ -57,10 +58,13 @@ def run(
         "counts": dict(plan),
         "model": weights_digest(model_folder),
         "learnt_from": config["extra"].get("data_digest"),
-        **params.model_dump(),
+        **params.model_dump(exclude={"screening"}),
     }
     side = generator.config.resolution
     screening = Screening.against(curated_folder, side, facts["learnt_from"]) if curated_folder else Screening()
+    if params.screening == "required" and not screening.of_its_own:
+        would_be = ANOTHER if curated_folder else NOT_SCREENED
+        raise UserError(f"nothing is drawn, for synthesize.screening is required, and images would be {would_be}")
     drawn = _drawn(generator, classes, plan, params, screening)
     with written_whole(out) as folder:
         folder.mkdir()
