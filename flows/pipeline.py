@@ -130,17 +130,19 @@ def _put(ended: SimpleQueue[str], stage: str, _: PrefectFuture[Any]) -> None:
 
 def _verdict(runs: Runs) -> State[Any]:
     """The state of the flow from those of its stages: all completed, or which failed and why."""
-    failed, not_run = [], []
+    failed, not_run, bad_input = [], [], 0
     for stage, run in runs.items():
         run.wait()
         if run.state.is_failed() or run.state.is_crashed():
             failed.append((run.state.message or stage).splitlines()[0])
+            bad_input += run.state.name == BAD_INPUT
         elif not run.state.is_completed():
             not_run.append(stage)
     if not failed and not not_run:
         return Completed(message=f"{len(runs)} stages are up to date")
     message = f"{len(failed)} of {len(runs)} stages failed: {'; '.join(failed)}"
-    return Failed(message=message + (f" (not run: {', '.join(not_run)})" if not_run else ""))
+    name = BAD_INPUT if failed and bad_input == len(failed) else "Failed"  # of a crash another try may be better
+    return Failed(message=message + (f" (not run: {', '.join(not_run)})" if not_run else ""), name=name)
 
 
 def _without_empty_traceback(record: logging.LogRecord) -> bool:
@@ -151,7 +153,7 @@ def _without_empty_traceback(record: logging.LogRecord) -> bool:
 
 
 def main() -> int:
-    """The command line. Exit code 0 if every stage is up to date, else 1 and a sentence."""
+    """The command line. Exit code 0 if every stage is up to date, else a sentence and 2 for bad input, 1 for others."""
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run the DAG of dvc.yaml.")
     parser.add_argument("--stage", action="append", metavar="NAME", help="only this and what it depends on")
     parser.add_argument("--force", action="store_true", help="run even where nothing has changed")
@@ -186,7 +188,7 @@ def main() -> int:
     if state.is_completed():
         return 0
     print(f"error: {state.message}", file=sys.stderr)
-    return 1
+    return 2 if state.name == BAD_INPUT else 1
 
 
 def _wait_for(child: int) -> int:

@@ -1,7 +1,8 @@
 """The scheduled flow: new films in, a challenger out, which becomes the champion only if it is surely better."""
 
+import argparse
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from dvc.exceptions import DvcException
 from prefect import flow, get_run_logger, task
@@ -222,3 +223,15 @@ def _step(name: str, command: list[str], commands: Commands) -> None:
     state = run_step(name, command, commands, return_state=True)
     if not state.is_completed():
         raise StepFailed(state)
+
+
+def main() -> NoReturn:
+    """The flow is a deployment and has no command line: --help says how it is run, anything else is an error."""
+    how = "`make serve`, then Prefect's UI, or `prefect deployment run retrain/retrain -p NAME=VALUE`"
+    parser = argparse.ArgumentParser(prog="python -m flows.retrain", description=f"Run as a deployment: {how}.")
+    parser.parse_args()
+    parser.error(f"run as a deployment: {how}")
+
+
+if __name__ == "__main__":
+    main()

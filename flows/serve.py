@@ -4,6 +4,7 @@ Addresses come from PREFECT_SERVER_API_HOST, PREFECT_SERVER_API_PORT, MLFLOW_HOS
 PREFECT_API_URL or MLFLOW_TRACKING_URI names is used and not started. What they remember lies in the project folder.
 """
 
+import argparse
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from uuid import UUID
 
 import httpx
 import psutil
+from filelock import FileLock, Timeout
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectException
@@ -34,13 +36,14 @@ from prefect.settings import (
 )
 from prefect.states import Cancelled
 
-from flows.services import LOGS, Service, adopt_orphans, adopted, end, parent, reap, tree
+from flows.services import LOGS, GivenUp, Service, adopt_orphans, adopted, end, parent, reap, tree
 from tasks.errors import UserError
 from tasks.tracking import runs as tracking
 from tasks.tracking.addresses import without_credentials
 from tasks.tracking.store import EXPERIMENT, Refused, Store, artifacts_of
 
 POOL = "xraysynth"
+LOCK_FILE = LOGS.with_name("serve.lock")
 START_S = 180.0  # a first start makes the tables of both databases
 ANSWER_S = 5.0  # for one answer of Prefect's server
 ASK_S = 3.0  # between two looks whether a flow without a worker is to be cancelled
@@ -99,11 +102,33 @@ MLFLOW = Address("MLflow", "MLFLOW_HOST", "MLFLOW_PORT", 5000)
 
 
 def serve() -> None:
-    """Start all, print the addresses, and watch until interrupted. Raises UserError where something cannot start."""
+    """Start all, print the addresses, and watch until interrupted.
+
+    Raises UserError where something cannot start, GivenUp where it does not stay.
+    """
     if not Path("prefect.yaml").is_file():
         raise UserError("no prefect.yaml here; make the project's folder the working folder")
     LOGS.mkdir(parents=True, exist_ok=True)
     env, services = _services()
+    with _alone():
+        _watch(env, services)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Two in one folder would have one database and one set of flows, whatever their ports. Raises UserError."""
+    lock = FileLock(LOCK_FILE.resolve(), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError("`make serve` is at work in this folder already; end that one first") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _watch(env: Mapping[str, str], services: list[Service]) -> None:
     adopt_orphans()
     try:
         *servers, worker = services
@@ -155,7 +180,7 @@ def _services() -> tuple[dict[str, str], list[Service]]:
         if address.host in EVERYWHERE and any(service.name == address.name.lower() for service in services):
             print(f"warning: {address.name} asks nobody for a password and listens on all addresses", file=sys.stderr)
     command = [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    return env, [*services, Service("worker", command, env)]
+    return env, [*services, Service("worker", command, env, is_outlived=True)]
 
 
 def _prepare(database: str, destination: str | None) -> None:
@@ -256,7 +281,14 @@ def _interrupt(_: int, __: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Exit code 0 after Ctrl-C, 2 and a sentence where something is in the way."""
+    """Exit code 0 after Ctrl-C, 2 and a sentence where something is in the way, 1 where a service does not stay."""
+    described = "Prefect's server, MLflow's, the deployments and a worker for them, until Ctrl-C."
+    variables = ", ".join(name for one in (PREFECT, MLFLOW) for name in (one.host_variable, one.port_variable))
+    argparse.ArgumentParser(
+        prog="python -m flows.serve",
+        description=described,
+        epilog=f"Environment: {variables}; PREFECT_API_URL, MLFLOW_TRACKING_URI: servers that are there already.",
+    ).parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
@@ -266,6 +298,9 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except GivenUp as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

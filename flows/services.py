@@ -18,20 +18,32 @@ LOGS = Path(".xraysynth/serve")
 # From a start to the next one at least, which doubles up to the second value.
 AGAIN_S, AGAIN_MAX_S = 1.0, 60.0
 HEALTHY_S = 600.0  # what has run for so long is started again as if it were the first time
+MOST_DEATHS = 20  # in a row, each before that: a quarter of an hour at least
+END_S = 3.0  # until what a dead service has left behind is ended by force
 PR_SET_CHILD_SUBREAPER = 36
+
+
+class GivenUp(Exception):
+    """A service dies whenever it is started; the message is a sentence with the path of its log."""
 
 
 @dataclass
 class Service:
-    """A process that is to run until all is stopped; started again where it dies."""
+    """A process that is to run until all is stopped; started again where it dies.
+
+    What it has started is ended before it is started again, for it would keep the port, unless `is_outlived`: the flows
+    of a worker go on without it.
+    """
 
     name: str
     command: list[str]
     env: Mapping[str, str]
     health: str = ""  # a URL that answers once it works
+    is_outlived: bool = False
     process: subprocess.Popen[bytes] | None = None
     _started: float = -math.inf
     _pause: float = 0.0
+    _deaths: int = 0  # in a row
 
     @property
     def log(self) -> Path:
@@ -62,11 +74,19 @@ class Service:
         self._started = now
 
     def watch(self) -> None:
-        """Start it again if it has died, not too often."""
-        rested = time.monotonic() - self._started >= self._pause
-        if rested and self.process is not None and self.process.poll() is not None:
-            print(f"{self.name} has ended ({_how(self.process.returncode)}) and is started again", flush=True)
-            self.start()
+        """Start it again if it has died, not too often. Raises GivenUp after MOST_DEATHS in a row."""
+        ran = time.monotonic() - self._started
+        if ran < self._pause or self.process is None or self.process.poll() is None:
+            return
+        how = _how(self.process.returncode)
+        self._deaths = 1 if ran >= HEALTHY_S else self._deaths + 1
+        if self._deaths >= MOST_DEATHS:
+            raise GivenUp(f"{self.name} has ended {self._deaths} times in a row, last with {how}; {self.log} says why")
+        print(f"{self.name} has ended ({how}) and is started again", flush=True)
+        if not self.is_outlived:
+            left = session(self.pid)
+            end(left, left, END_S)
+        self.start()
 
 
 def end(processes: list[psutil.Process], ask: list[psutil.Process], patience: float) -> None:
@@ -87,6 +107,16 @@ def tree(pid: int) -> list[psutil.Process]:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
     return []
+
+
+def session(leader: int) -> list[psutil.Process]:
+    """The processes of a session, also where its leader has died. While there is one, no other process gets its id."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == leader:
+                found.append(process)
+    return found
 
 
 def parent(process: psutil.Process) -> int:

@@ -1,12 +1,13 @@
 """On demand: images of a class from the champion of the registry, as a zip and a contact sheet."""
 
+import argparse
 import json
 import re
 import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
@@ -102,3 +103,15 @@ def contact_sheet(files: list[Path]) -> bytes:
 
 def _slug(label: str) -> str:
     return re.sub(r"\W+", "-", label).strip("-") or "class"
+
+
+def main() -> NoReturn:
+    """The flow is a deployment and has no command line: --help says how it is run, anything else is an error."""
+    how = "`make serve`, then Prefect's UI, or `prefect deployment run synthesize/synthesize -p NAME=VALUE`"
+    parser = argparse.ArgumentParser(prog="python -m flows.synthesize", description=f"Run as a deployment: {how}.")
+    parser.parse_args()
+    parser.error(f"run as a deployment: {how}")
+
+
+if __name__ == "__main__":
+    main()

@@ -278,7 +278,7 @@ class TestTheCommandLine:
     ) -> None:
         project = make_project(bad={"cmd": "echo 'error: no labels.csv'; exit 2", "deps": ["raw"], "outs": ["x"]})
         done = subprocess.run(self.command(), cwd=project, env=environment, capture_output=True, text=True)
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert "error: 1 of 2 stages failed: bad: error: no labels.csv\n" in done.stderr
         assert "Traceback" not in done.stderr + done.stdout
         assert "NoneType" not in done.stderr + done.stdout
