@@ -18,7 +18,7 @@ from model.gan.networks import Generator
 from tasks import cli, image_set, paths
 from tasks.errors import UserError
 from tasks.params import PARAMS_FILE
-from tasks.registry import CHAMPION, register, versions
+from tasks.registry import CHAMPION, films, register, versions
 from tasks.synthesize import stage
 from tests.tasks import projects
 
@@ -77,27 +77,27 @@ def learnt(empty: Path, mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.
     projects.write_generator("msg_gan", seed=1)
     register.register("msg_gan")
     versions.promote()
-    films = image_set.load(paths.CURATED).where(split="train").images
+    train = image_set.load(paths.CURATED).where(split="train").images
 
     def batches(generator: Generator, label: int, count: int, seed: int, truncation: float) -> Iterator[np.ndarray]:
         first = 0
         for part in sampling.batches(generator, label, count, seed, truncation):
             for k in range(-first % 10, len(part), 10):
-                part[k] = films[(first + k) // 10 % len(films)]
+                part[k] = train[(first + k) // 10 % len(train)]
             yield part
             first += len(part)
 
     monkeypatch.setattr(stage, "batches", batches)
-    return films
+    return train
 
 
 def draw(*arguments: str) -> Result:
     return CliRunner().invoke(cli.app, list(arguments or DRAW))
 
 
-def copies(films: np.ndarray) -> int:
+def copies(train: np.ndarray) -> int:
     drawn = {image.tobytes() for image in image_set.load(Path("out")).images}
-    return len(drawn & {film.tobytes() for film in films})
+    return len(drawn & {film.tobytes() for film in train})
 
 
 def test_after_another_ingest_copies_are_still_left_out(learnt: np.ndarray) -> None:
@@ -140,12 +140,12 @@ def test_where_the_set_is_lost_the_first_line_says_so(learnt: np.ndarray, lost: 
     assert copies(learnt) == 4
 
 
-def _npy(films: np.ndarray) -> bytes:
+def _npy(train: np.ndarray) -> bytes:
     """The one shard of the set that was learnt from, by the films in it."""
     for file in CACHE.rglob("*"):
         if file.is_file() and file.read_bytes().startswith(b"\x93NUMPY"):
             shard = np.load(file)
-            if (shard == films[0]).all((1, 2)).any():
+            if (shard == train[0]).all((1, 2)).any():
                 return file.read_bytes()
     raise AssertionError("no such shard")
 
@@ -185,3 +185,23 @@ class TestRequired:
 
     def test_refuses_another_set(self) -> None:
         assert "against another set than" in self.refused(*DRAW, "--curated", "data/curated")
+
+
+def test_it_is_read_from_where_dvc_itself_keeps_it(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(empty, ".dvc")
+    projects.write_data()
+    projects.write_generator("msg_gan", seed=1)
+    subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", "data/curated"], check=True)
+    (out,) = yaml.safe_load(Path("data/curated.dvc").read_text())["outs"]
+    stages = {"train@msg_gan": {"deps": [{"path": "data/curated", "md5": out["md5"]}]}}
+    paths.DVC_LOCK.write_text(yaml.safe_dump({"stages": stages}))
+    before = image_set.load(paths.CURATED)
+    shutil.rmtree(paths.CURATED)
+    with films.of(paths.MODELS / "msg_gan", paths.DVC_LOCK) as folder:
+        assert folder is not None
+        found = image_set.load(folder)
+    assert found.digest == before.digest
+    np.testing.assert_array_equal(found.images, before.images)
