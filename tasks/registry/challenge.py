@@ -88,37 +88,37 @@ def decide(
     incomparable: str = "",
     planned: bool = True,
 ) -> tuple[bool, str]:
-    """Whether to promote the challenger, and why in one sentence. What was not measured never promotes.
+    """Whether to promote the challenger, and why, as a sentence of its own. What was not measured never promotes.
 
     `verdict` is the challenger's word; it decides where there is no champion. `incomparable` says why there is none to
     compare with although one is registered: that is for a person to decide. `planned`: whether the plan asks for any
     image.
     """
     if not planned:
-        return False, "Not promoted: no class is rare, so nothing is synthesised and there is nothing to compare."
+        return False, "No class is rare, so nothing is synthesised and there is nothing to compare."
     if not _all(passed):
         closed = " ".join(gate["why"] for gate in passed.values() if not gate["passed"])
-        return False, f"Not promoted: {closed or 'its gates were not measured.'}"
+        return False, closed or "Its gates were not measured."
     if champion is None:
         if verdict in ("helps", "no evidence"):
-            return True, f"Promoted: there is no champion, the gates pass and the verdict is {verdict!r}."
-        return False, f"Not promoted: there is no champion, but the verdict is {verdict or 'not measured'!r}."
+            return True, f"There is no champion, the gates pass and the verdict is {verdict!r}."
+        return False, f"There is no champion, but the verdict is {verdict or 'not measured'!r}."
     if incomparable:
         return False, (
-            f"Not promoted: version {champion}, the champion, is not comparable ({incomparable}); if it is to be "
-            "replaced, do so with `xraysynth models promote`."
+            f"Version {champion}, the champion, is not comparable ({incomparable}); if it is to be replaced, do so "
+            "with `xraysynth models promote`."
         )
     if difference is None or difference["mean"] is None:
-        return False, "Not promoted: the difference could not be measured."
+        return False, "The difference could not be measured."
     if difference["low"] is None or difference["high"] is None:
         return False, (
-            f"Not promoted: the difference is {difference['mean']:+.3f} and has no interval, for a class has fewer "
+            f"The difference is {difference['mean']:+.3f} and has no interval, for a class has fewer "
             f"than {MIN_PATIENTS} test patients, or nothing varies."
         )
-    numbers = f"the difference is {difference['mean']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
+    numbers = f"The difference is {difference['mean']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
     if difference["low"] > margin:
-        return True, f"Promoted: {numbers}, all of it above the margin of {margin:g}, and the gates pass."
-    return False, f"Not promoted: {numbers}, which is not surely above the margin of {margin:g}."
+        return True, f"{numbers}, all of it above the margin of {margin:g}, and the gates pass."
+    return False, f"{numbers}, which is not surely above the margin of {margin:g}."
 
 
 def compare(

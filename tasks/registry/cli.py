@@ -78,7 +78,8 @@ def challenge(
     """
     from tasks.registry import challenge as part
 
-    print(part.run(CURATED, CHALLENGE, params_module.load(), margin, seeds)["reason"])
+    result = part.run(CURATED, CHALLENGE, params_module.load(), margin, seeds)
+    print(f"{'To be promoted' if result['promote'] else 'Not to be promoted'}: {result['reason']}")
 
 
 @app.command()

@@ -163,7 +163,7 @@ def piped(house: Deployed, first: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_first_champion_is_made_of_the_snapshot_that_is_there(house: Deployed, first: dict[str, Any]) -> None:
     assert first["state_type"] == "COMPLETED", first["state"]["message"]
-    assert first["state"]["message"].startswith("version 1 was promoted: Promoted: there is no champion")
+    assert first["state"]["message"].startswith("version 1 was promoted: There is no champion")
     assert versions(house) == {1: "champion"}
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from model.gan import sampling
 from model.gan.networks import Generator
-from tasks import image_set, paths
+from tasks import cli, image_set, paths
 from tasks.classify.arms import TrainingSet
 from tasks.errors import UserError
 from tasks.image_set import ImageSet
@@ -30,6 +31,14 @@ PARAMS = Params(classify=Classify(bootstrap=200), quality=Quality(pairs=100))
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
 
+@pytest.mark.parametrize(("promote", "words"), [(True, "To be promoted"), (False, "Not to be promoted")])
+def test_the_command_says_what_is_to_be_done_for_it_does_nothing(
+    promote: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(challenge, "run", lambda *_: {"promote": promote, "reason": "The reason."})
+    assert CliRunner().invoke(cli.app, ["models", "challenge"]).output == f"{words}: The reason.\n"
+
+
 def difference(mean: float | None, low: float | None, high: float | None) -> dict[str, float | None]:
     return {"mean": mean, "low": low, "high": high}
 
@@ -44,8 +53,8 @@ NAN = float("nan")
         (difference(0.05, 0.0, 0.1), 0.0, PASSED, False, "not surely above the margin of 0"),
         (difference(0.05, 0.01, 0.09), 0.02, PASSED, False, "not surely above the margin of 0.02"),
         (difference(-0.05, -0.09, -0.01), 0.0, PASSED, False, "not surely above"),
-        (difference(0.05, 0.01, 0.09), 0.0, CLOSED, False, "Not promoted: All alike."),
-        (difference(0.05, 0.01, 0.09), 0.0, {}, False, "its gates were not measured"),
+        (difference(0.05, 0.01, 0.09), 0.0, CLOSED, False, "All alike."),
+        (difference(0.05, 0.01, 0.09), 0.0, {}, False, "Its gates were not measured"),
         (difference(0.05, None, None), 0.0, PASSED, False, "has no interval"),
         (difference(None, None, None), 0.0, PASSED, False, "could not be measured"),
         (difference(NAN, NAN, NAN), 0.0, PASSED, False, "not surely above"),
@@ -58,6 +67,8 @@ def test_what_is_not_surely_better_is_not_promoted(
     decision, reason = challenge.decide(found, margin, gates, "helps", champion=1)
     assert decision is promote
     assert words in reason
+    assert reason[0].isupper()
+    assert "romoted" not in reason  # it stands after "was promoted" and "To be promoted"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +91,7 @@ def test_a_champion_that_cannot_take_part_is_replaced_by_nobody_but_a_person() -
     why_not = "it cannot make rare, which the plan asks for"
     decision, reason = challenge.decide(None, 0.0, PASSED, "helps", 4, why_not)
     assert not decision
-    assert "version 4, the champion, is not comparable (it cannot make rare, which the plan asks for)" in reason
+    assert "Version 4, the champion, is not comparable (it cannot make rare, which the plan asks for)" in reason
     assert "`xraysynth models promote`" in reason
     assert not challenge.decide(None, 0.0, CLOSED, "helps", 4, why_not)[0]
 
@@ -88,7 +99,7 @@ def test_a_champion_that_cannot_take_part_is_replaced_by_nobody_but_a_person() -
 def test_without_a_rare_class_there_is_no_contest() -> None:
     decision, reason = challenge.decide(None, 0.0, {}, "helps", None, planned=False)
     assert not decision
-    assert "no class is rare" in reason
+    assert "No class is rare" in reason
 
 
 # --- with a registry, generators whose images are planted, and classifiers that are as good as these
