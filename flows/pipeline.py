@@ -8,7 +8,6 @@ starts one for the length of the run.
 """
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -61,7 +60,6 @@ def pipeline(
             without a device they are CPU stages.
         cpu_slots: how many other stages may run side by side.
     """
-    logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
     try:
         with project.held_alone(), project.params_of_run(source, labels, overrides or (), keep):
             return _up_to_date(read_dag(stages or ()), force, {"gpu": gpu_slots, "cpu": cpu_slots})
@@ -143,13 +141,6 @@ def _verdict(runs: Runs) -> State[Any]:
     message = f"{len(failed)} of {len(runs)} stages failed: {'; '.join(failed)}"
     name = BAD_INPUT if failed and bad_input == len(failed) else "Failed"  # of a crash another try may be better
     return Failed(message=message + (f" (not run: {', '.join(not_run)})" if not_run else ""), name=name)
-
-
-def _without_empty_traceback(record: logging.LogRecord) -> bool:
-    """Prefect logs a failed state with the traceback of an exception there never was."""
-    if record.exc_info == (None, None, None):
-        record.exc_info = None
-    return True
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """One command as one task run: its lines in the log, its progress, how long it took, why it failed."""
 
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from prefect import Task, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import FailedRun
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.commands import Commands
@@ -17,6 +19,18 @@ from tasks.progress import read_line
 
 BAD_INPUT = "BadInput"  # a failed state that another try cannot mend: data, params or dvc.yaml must change
 SECONDS_BETWEEN = 2.0  # reports of progress to the server
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """Prefect logs a failed state, which it has told of, with the traceback of an exception there never was: of a task
+    that is tried again an empty one, of a flow that of the exception by which its own code hands the state on."""
+    if record.exc_info == (None, None, None):
+        record.exc_info = None
+    return not (record.exc_info and isinstance(record.exc_info[1], FailedRun))
+
+
+for _name in ("prefect.task_runs", "prefect.flow_runs", "prefect.engine"):
+    logging.getLogger(_name).addFilter(_says_something)
 
 
 def _worth_retrying(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
@@ -47,7 +61,8 @@ def run_step(name: str, command: Sequence[str], commands: Commands, env: Mapping
         return Cancelled(message=f"stopped with the flow, after {_duration(outcome.seconds)}")
     # A state, not an exception: what went wrong happened in another process, and its last lines say
     # more than a traceback of this one.
-    message = "\n".join([f"{name}: {outcome.reason}", "", "Its last lines:", *outcome.tail])
+    before = [line for line in outcome.tail if line != outcome.reason]
+    message = "\n".join([f"{name}: {outcome.reason}", *(["", "Its last lines:", *before] if before else [])])
     return Failed(message=message, name="Failed" if outcome.worth_retrying else BAD_INPUT)
 
 
