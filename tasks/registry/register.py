@@ -1,5 +1,6 @@
 """A registry entry: a generator as an MLflow model, and all that is needed to judge it and to make it again."""
 
+import re
 import shutil
 import tempfile
 import warnings
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
@@ -24,13 +26,15 @@ from tasks.registry.data_summary import summarise
 from tasks.report.gates import Gate, gates
 from tasks.synthesize.generator import learnt_from, weights_digest
 from tasks.tracking import runs
-from tasks.tracking.store import experiment_id
+from tasks.tracking.store import EXPERIMENT, experiment_id
 
 PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch")  # what the served model imports
 CODE = ("model", "tasks")  # what decides about the weights; params.yaml and dvc.yaml are in the entry
 RECORDED = (paths.DVC_LOCK, paths.DVC_YAML, params.PARAMS_FILE, paths.RAW_DVC, paths.VERDICT)
 OUTSIDE = "(outside the project)"
 NOT_MEASURED = "not measured"
+LONGEST = 5000  # description that the store takes
+PICTURE = re.compile(r"!\[([^\]]*)\]\((?!\w+:)([^)]+)\)")  # by a file beside the card
 SIGNATURE = ModelSignature(
     inputs=Schema(
         [
@@ -71,17 +75,37 @@ def register(name: str) -> int:
     with versions.store() as client, tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary)
         _stage(staged, folder, passed)
+        training = _training(client, name, weights)
+        if training is not None:
+            tags["pipeline_id"] = training.data.tags["pipeline_id"]
         model_id = _log(client, name, staged, drawn["truncation"])
         _named(client)
         made = client.create_model_version(
             versions.NAME,
             source=f"models:/{model_id}",
+            run_id=training.info.run_id if training is not None else None,
             model_id=model_id,
             tags=tags,
-            description=(folder / "card.md").read_text(encoding="utf-8")[:5000],  # all that the store takes
+            description=description((folder / "card.md").read_text(encoding="utf-8")),
         )
         client.set_registered_model_alias(versions.NAME, CHALLENGER, made.version)
     return int(made.version)
+
+
+def description(card: str) -> str:
+    """A model card for the page of a version, where files beside the card cannot be shown: it says where they are."""
+    words = rf"*\1: see `\2` among the artifacts of the training run, or `{versions.GENERATOR}/\2` of the model.*"
+    return PICTURE.sub(words, card)[:LONGEST]
+
+
+def _training(client: MlflowClient, name: str, weights: str) -> Run | None:
+    """The newest run that made these weights; None where they were not trained with this store."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return None
+    wanted = f"tags.stage = 'train@{name}' and tags.weights = '{weights}' and attributes.status = 'FINISHED'"
+    found = client.search_runs([experiment.experiment_id], wanted, max_results=1)
+    return found[0] if found else None
 
 
 def best() -> str:

@@ -4,6 +4,7 @@ An interrupted training is resumed: its checkpoints lie outside the stage's outp
 runs.
 """
 
+import hashlib
 import shutil
 import sys
 import warnings
@@ -16,7 +17,7 @@ import pandas as pd
 import torch
 
 from model.gan.networks import NetworkConfig
-from model.gan.storage import save_generator
+from model.gan.storage import WEIGHTS, save_generator
 from model.training.checkpoint import Stopped
 from model.training.distributed import Ranks, join
 from model.training.guard import CollapseGuard, warm_up
@@ -68,6 +69,7 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
         table.to_csv(folder / "history.csv", index=False, float_format="%.6g")
         facts = {"data_digest": films.digest, "params": settings, "threads": torch.get_num_threads()}
         save_generator(folder, generator, films.classes, facts)
+        tracked.tag("weights", hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())  # the registry looks for it
 
         last = report.last
         # Its reading is of the generator that is kept, unless an alarm has brought back an earlier one.

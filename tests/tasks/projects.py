@@ -36,7 +36,8 @@ def write_generator(name: str, seed: int, classes: list[str] | None = None, trun
         torch.nn.init.normal_(generator.embed.weight)  # as if trained: classes start alike
     folder = paths.MODELS / name
     save_generator(folder, generator, classes, {"data_digest": real.digest, "params": {}})
-    (folder / "card.md").write_text(f"# {name}\n\nA generator for a test.\n", encoding="utf-8")
+    card = f"# {name}\n\nA generator for a test.\n\n![Samples](samples.png)\n"
+    (folder / "card.md").write_text(card, encoding="utf-8")
     plan = planned(paths.IMBALANCE) if classes == real.classes else {}
     params = Synthesize(truncation=truncation)
     synthesize.run(folder, paths.SYNTHETIC / name, plan, params, curated_folder=paths.CURATED)

@@ -3,7 +3,9 @@
 import json
 import pickletools
 import shutil
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from tasks.params import Synthesize
 from tasks.registry import CHALLENGER, CHAMPION, PREVIOUS, versions
 from tasks.registry import register as entry
 from tasks.synthesize.generator import read_generator, weights_digest
+from tasks.tracking import runs
 from tests.tasks import projects
 
 Register = Callable[..., int]
@@ -176,9 +179,44 @@ def test_an_entry_says_where_it_comes_from(register: Register) -> None:
             assert (record / file.name).read_text() == file.read_text(), file
         summary = json.loads((record / "data_summary.json").read_text())
         card = (folder / versions.GENERATOR / "card.md").read_text()
+    assert "](samples.png)" in card
     assert summary["counts"] == {"normal": 32, "rare": 8}
     with versions.store() as client:
-        assert client.get_model_version(versions.NAME, "1").description == card
+        found = client.get_model_version(versions.NAME, "1")
+    assert found.run_id is None or found.run_id == ""  # this store knows of no training
+    assert found.description == entry.description(card)
+
+
+def test_a_description_says_where_pictures_are_and_shows_none() -> None:
+    card = "# msg_gan\n\n![Samples](samples.png)\nA row a class.\n![Far](https://a.example/b.png)\n" + "x" * 6000
+    said = entry.description(card)
+    assert "(samples.png)" not in said
+    assert "*Samples: see `samples.png` among the artifacts of the training run, or" in said
+    assert "`artifacts/generator/samples.png` of the model.*\nA row a class." in said
+    assert "![Far](https://a.example/b.png)" in said
+    assert len(said) == 5000
+
+
+def test_a_version_names_the_run_that_trained_its_weights(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is registered by hand, later, and another training with the same data has followed."""
+    projects.write_generator("msg_gan", seed=1)
+    digest, weights = image_set.load(paths.CURATED).digest, weights_digest(paths.MODELS / "msg_gan")
+    ids: dict[str, str] = {}
+    with monkeypatch.context() as patch:
+        patch.setenv(runs.PIPELINE_VARIABLE, "its-execution")
+        for stage, of in (("train@msg_gan", weights), ("train@msg_gan", "0" * 64), ("train@msg_sagan", weights)):
+            with runs.tracked(stage, {}, digest) as run:
+                run.tag("weights", of)
+            ids.setdefault(stage, run.run_id)
+    with suppress(SystemExit), runs.tracked("train@msg_gan", {}, digest) as run:
+        run.tag("weights", weights)
+        sys.exit(143)  # before its pictures and its card
+    assert entry.register("msg_gan") == 1
+    with versions.store() as client:
+        found = client.get_model_version(versions.NAME, "1")
+    assert found.run_id == ids["train@msg_gan"]
+    assert found.tags["pipeline_id"] == "its-execution"
+    assert entry.register("msg_gan") == 1
 
 
 def test_an_entry_holds_no_pickle_no_film_and_no_place_of_this_machine(

@@ -26,6 +26,7 @@ from tasks import image_set
 from tasks.errors import UserError
 from tasks.params import Model, Synthesize, Train
 from tasks.synthesize import stage as synthesize_stage
+from tasks.synthesize.generator import weights_digest
 from tasks.tracking import runs as tracking
 from tasks.train import card as train
 from tasks.train import stage as train_stage
@@ -105,6 +106,7 @@ def test_the_run_is_in_mlflow_with_params_metrics_picture_and_digest(trained: Pa
     assert run.data.params["attention_resolutions"] == "[8]"
     assert run.data.tags["pipeline_id"] == "one-execution"
     assert run.data.tags["data_digest"] == image_set.load(trained / "curated").digest
+    assert run.data.tags["weights"] == weights_digest(trained / "models/msg_sagan")  # by which the registry finds it
     steps = [m.step for m in client.get_metric_history(run.info.run_id, "loss_generator")]
     assert steps == sorted(set(steps))
     assert len(steps) > 2
