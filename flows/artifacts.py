@@ -68,9 +68,9 @@ def where_to_read_on(of_this_run: bool = True) -> str:
         whose = "" if of_this_run else f", of {_age(REPORT)}: this run did not make it"
         lines = [f"- the report: `{REPORT}`, in the project's folder{whose}"]
     if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
-        from tasks.tracking.runs import server_address  # MLflow is slow to import
+        from tasks.tracking.runs import runs_page  # MLflow is slow to import
 
-        lines.append(f"- [runs and models in MLflow]({server_address()})")
+        lines.append(f"- [runs and models in MLflow]({runs_page()})")
     else:
         lines.append("- runs and models: `mlflow ui --backend-store-uri sqlite:///mlflow.db`, in the project's folder")
     return "\n".join(lines)

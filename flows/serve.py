@@ -271,9 +271,10 @@ def _stop(services: list[Service]) -> None:
 
 
 def addresses(env: Mapping[str, str]) -> str:
-    """Where both servers are, without the passwords that may stand in there."""
+    """Where Prefect is, and the runs in MLflow, without the passwords that may stand in there."""
     prefect = without_credentials(env["PREFECT_API_URL"]).removesuffix("/api")
-    return f"Prefect  {prefect}\nMLflow   {without_credentials(env['MLFLOW_TRACKING_URI'])}"
+    mlflow = tracking.runs_page(env["MLFLOW_TRACKING_URI"]) or without_credentials(env["MLFLOW_TRACKING_URI"])
+    return f"Prefect  {prefect}\nMLflow   {mlflow}"
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:

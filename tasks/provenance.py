@@ -21,7 +21,7 @@ def git_revision(code: Sequence[str] = CODE) -> str:
     try:
         head = _git("rev-parse", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=normal", "--", *code)
-    except OSError:  # no git here
+    except (OSError, subprocess.TimeoutExpired):  # no git here, or none that answers
         return ""
     if head.returncode:
         return ""

@@ -90,10 +90,20 @@ def run(
         with written_whole(predictions_file) as temporary:
             predictions.to_csv(temporary, index=False, float_format="%.6f")
         write_json(out, result)
-        for arm, values in result["arms"].items():  # one by one: MLflow takes 1,000 at once, and no plus in a name
-            tracked.metrics({arm.replace("+", "_and_"): values})
+        for measure, by_arm in by_measure(result["arms"]).items():  # one by one: MLflow takes 1,000 at once
+            tracked.metrics({measure: by_arm})
         tracked.artifact(out.name, out.read_bytes())
     shutil.rmtree(INTERRUPTED, ignore_errors=True)
+    return result
+
+
+def by_measure(arms: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> dict[str, dict[str, float | None]]:
+    """From {arm: {measure: {mean, low, high}}}: {measure: {arm: the mean, arm.low: ..., arm.high: ...}}."""
+    result: dict[str, dict[str, float | None]] = {}
+    for arm, measures in arms.items():
+        for name, found in measures.items():
+            ends = {f"{arm}.{end}": found[end] for end in ("low", "high")}
+            result.setdefault(name, {}).update({arm: found["mean"]} | ends)
     return result
 
 

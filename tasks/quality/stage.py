@@ -95,8 +95,18 @@ def run(
             else:
                 result["classes"][label] = measure(films.images, images, network, params, published, patients)
         write_json(out, result)
-        tracked.metrics(result["classes"])
+        tracked.metrics(by_measure(result["classes"]))
         tracked.artifact(out.name, out.read_bytes())
+    return result
+
+
+def by_measure(classes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """From the report's `classes`: {measure: {class: the value, class.low: ..., class.high: ..., class.floor: ...}}."""
+    result: dict[str, dict[str, float]] = {}
+    for label, entry in classes.items():
+        for name, found in entry["measures"].items():
+            others = {f"{label}.{key}": found[key] for key in ("low", "high", "floor")}
+            result.setdefault(name, {}).update({label: found["value"]} | others)
     return result
 
 

@@ -14,11 +14,14 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_RUN_NOTE
+
+from tasks import provenance
 from tasks.errors import UserError
 from tasks.files import flattened
 from tasks.tracking.addresses import without_credentials
 from tasks.tracking.spool import FOLDER, Record, Spool
-from tasks.tracking.store import EXPERIMENT, HASTE, Refused, Store, defaults, first_line, warn
+from tasks.tracking.store import EXPERIMENT, HASTE, Refused, Store, defaults, find_experiment, first_line, warn
 
 # The first run of a store tells of every table that it makes; of a store that is down, tracebacks.
 for _name, _level in (("alembic", logging.WARNING), ("mlflow", logging.WARNING), ("mlflow.store.db", logging.CRITICAL)):
@@ -26,7 +29,8 @@ for _name, _level in (("alembic", logging.WARNING), ("mlflow", logging.WARNING),
 
 DEFAULT_STORE = Path("mlflow.db")
 PIPELINE_VARIABLE = "XRAYSYNTH_PIPELINE_ID"
-NOT_IN_NAMES = re.compile(r"[^\w.\- :/]")  # MLflow refuses a whole batch for one such name, e.g. classic+msg_sagan
+NOT_IN_NAMES = re.compile(r"[^\w.\- :/]")  # MLflow refuses a whole batch for one such name
+AS_MACHINE_LEARNING = "?workflowType=machine_learning"  # of a page of MLflow: else it is one for language models
 
 __all__ = ["EXPERIMENT", "Run", "pipeline_id", "store_uri", "tracked"]
 
@@ -51,9 +55,9 @@ class Run:
         self._tried = self._refused = False
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
-        """Log numbers, nested ones with dots between the names, in one request."""
-        flat = [(k, float(v)) for k, v in flattened(values) if isinstance(v, int | float) and not isinstance(v, bool)]
-        named = [(NOT_IN_NAMES.sub("_", name), value) for name, value in flat]
+        """Log numbers in one request, nested ones as `group/name.name`: MLflow shows a section a group."""
+        flat = [(k, float(v)) for k, v in _grouped(values) if isinstance(v, int | float) and not isinstance(v, bool)]
+        named = [(NOT_IN_NAMES.sub("_", name.replace("+", "_and_")), value) for name, value in flat]
         self._record({"kind": "metrics", "values": named, "step": step, "time": _now()})
 
     def links(self) -> dict[str, str]:
@@ -63,7 +67,7 @@ class Run:
             wanted = self.pipeline_id.replace("'", "")
             experiment, runs = self._store.runs(self.run_id, f"tags.pipeline_id = '{wanted}'") or ("", [])
             for run in runs:
-                page = f"{server}/#/experiments/{experiment}/runs/{run.info.run_id}"
+                page = f"{server}/#/experiments/{experiment}/runs/{run.info.run_id}{AS_MACHINE_LEARNING}"
                 found.setdefault(run.data.tags.get("stage", run.info.run_id), page)
         return dict(sorted(found.items()))
 
@@ -163,6 +167,7 @@ def tracked(stage: str, params: Mapping[str, Any], data_digest: str) -> Iterator
         "data_digest": data_digest,
         "pipeline_id": pipeline_id(data_digest),
     }
+    tags |= _origin(tags)
     flat = {name: str(value) for name, value in flattened(params)}
     store = Store(store_uri())
     spool = Spool.new({"stage": stage, "tags": tags, "params": flat, "start": time.time(), "store": store.identity()})
@@ -184,11 +189,37 @@ def tracked(stage: str, params: Mapping[str, Any], data_digest: str) -> Iterator
         run.end(status, stopped)
 
 
+def _origin(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags that MLflow shows as a run's description and as its commit, which is left out outside of git."""
+    commit, _, changed = provenance.git_revision().partition(",")
+    text = f"Stage `{tags['stage']}` on the curated set `{tags['data_digest'][:12]}`, in `{tags['pipeline_id']}`."
+    if not commit:
+        return {MLFLOW_RUN_NOTE: text}
+    text += f" Code of commit `{commit[:12]}`{',' * bool(changed)}{changed}."
+    return {MLFLOW_RUN_NOTE: text, MLFLOW_GIT_COMMIT: commit}
+
+
+def _grouped(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        yield from flattened(value, f"{name}/") if isinstance(value, Mapping) else [(name, value)]
+
+
 def _now() -> int:
     return int(time.time() * 1000)
 
 
-def server_address() -> str:
-    """The address of the tracking server, without name and password that may stand in it; "" for a local store."""
-    address = without_credentials(os.environ.get("MLFLOW_TRACKING_URI", ""))
+def server_address(uri: str | None = None) -> str:
+    """The address of a tracking server, by default that of MLFLOW_TRACKING_URI; "" for a local store.
+
+    Without the name and the password that may stand in it.
+    """
+    address = without_credentials(os.environ.get("MLFLOW_TRACKING_URI", "") if uri is None else uri)
     return address.rstrip("/") if address.startswith(("http://", "https://")) else ""
+
+
+def runs_page(uri: str | None = None) -> str:
+    """The page of the project's runs on a tracking server, like `server_address`; that where it has no such page."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "") if uri is None else uri
+    server = server_address(uri)
+    experiment = find_experiment(uri) if server else None
+    return server if experiment is None else f"{server}/#/experiments/{experiment}/runs{AS_MACHINE_LEARNING}"

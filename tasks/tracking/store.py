@@ -23,6 +23,7 @@ T = TypeVar("T")
 Record = Mapping[str, Any]
 
 EXPERIMENT = "xraysynth"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens with its runs, not with traces of language models
 LOCK_FILE = Path(".xraysynth/mlflow.lock")
 # MLflow's own defaults wait for minutes, each time. What the user has set wins.
 HTTP_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -147,7 +148,17 @@ def experiment_id(client: MlflowClient, uri: str) -> str:
         return str(found.experiment_id)
     _, is_file, database = uri.partition("sqlite:///")
     place = (Path(database).resolve().parent / "mlruns").as_uri() if is_file else None
-    return str(client.create_experiment(EXPERIMENT, artifact_location=place))
+    return str(client.create_experiment(EXPERIMENT, artifact_location=place, tags=KIND))
+
+
+def find_experiment(uri: str) -> str | None:
+    """The id of the project's experiment on the server `uri`; None where there is none, or no answer."""
+    try:
+        with defaults(HTTP_WAITS):
+            found = MlflowClient(tracking_uri=uri).get_experiment_by_name(EXPERIMENT)
+    except (MlflowException, OSError):
+        return None
+    return str(found.experiment_id) if found else None
 
 
 def artifacts_of(uri: str) -> str | None:

@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import State  # isort: skip
 from prefect.states import Completed, Failed  # isort: skip
 
 from flows import project, snapshot  # isort: skip
-from flows.artifacts import story
+from flows.artifacts import story, where_to_read_on
 from flows.commands import Commands
 from flows.deliveries import Film
 from flows.pipeline import pipeline
@@ -484,6 +484,14 @@ def test_a_command_whose_registry_is_away_is_worth_retrying(tmp_path: Path, monk
 
 
 @pytest.mark.usefixtures("here")
+def test_the_link_to_mlflow_goes_to_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.tracking.runs.find_experiment", {"http://mlflow.example": "7"}.get)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example")
+    page = "http://mlflow.example/#/experiments/7/runs?workflowType=machine_learning"
+    assert where_to_read_on().endswith(f"- [runs and models in MLflow]({page})")
+
+
+@pytest.mark.usefixtures("here")
 def test_the_story_escapes_what_comes_from_the_data() -> None:
     gate = {"passed": False, "sentence": "copies of <img src=x>"}
     challenge = {
@@ -494,7 +502,7 @@ def test_the_story_escapes_what_comes_from_the_data() -> None:
         "margin": 0.0,
         "gates": {"memorisation": gate},
         "promote": True,
-        "reason": "Promoted: [x](http://x)",
+        "reason": "Better. [x](http://x)",
     }
     drift = {"sentence": "Drift of <b>.", "warnings": ["![x](y)"]}
     text = story(7, drift, {"sentence": "No evidence – so far."}, challenge, "version 2 was promoted", "done")

@@ -152,8 +152,8 @@ def serving(make_project: Callable[..., Path], environment: dict[str, str]) -> I
 
 
 def test_it_says_where_things_are_and_they_answer(serving: Serving) -> None:
-    said = serving.said()
-    assert f"Prefect  {serving.prefect}\nMLflow   {serving.mlflow}\n" in said
+    said, runs = serving.said(), f"{serving.mlflow}/#/experiments/1/runs?workflowType=machine_learning"
+    assert f"Prefect  {serving.prefect}\nMLflow   {runs}\n" in said
     assert serving.api("/work_pools/xraysynth")["type"] == "process"
     names = {found["name"] for found in serving.api("/deployments/filter", {})}
     assert names == {"pipeline", "retrain", "synthesize"}
@@ -209,8 +209,10 @@ def test_an_experiment_whose_artifacts_go_elsewhere_is_left_to_the_server(tmp_pa
 
 
 def test_no_password_is_printed() -> None:
-    said = addresses({"PREFECT_API_URL": "http://a:secret@b:4200/api", "MLFLOW_TRACKING_URI": "http://a:secret@b:5000"})
-    assert said == "Prefect  http://b:4200\nMLflow   http://b:5000"
+    mlflow = "http://a:secret@127.0.0.1:1"  # nothing listens there, so there is no page to name
+    said = addresses({"PREFECT_API_URL": "http://a:secret@b:4200/api", "MLFLOW_TRACKING_URI": mlflow})
+    assert said == "Prefect  http://b:4200\nMLflow   http://127.0.0.1:1"
+    assert addresses({"PREFECT_API_URL": "http://b/api", "MLFLOW_TRACKING_URI": "sqlite:///a.db"}).endswith("///a.db")
 
 
 @pytest.mark.parametrize("way", ["in the address", "by the variable"])

@@ -276,3 +276,9 @@ def test_densenet_gives_logits() -> None:
 def test_the_params_of_the_repository_name_the_arms_of_the_issue() -> None:
     arms = yaml.safe_load((ROOT / "params.yaml").read_text())["classify"]["arms"]
     assert arms == ["real", "class_weight", "duplicate", "classic", "msg_gan", "msg_sagan", "classic+msg_sagan"]
+
+
+def test_mlflow_gets_a_group_a_measure() -> None:
+    arms = {arm: {m: {"mean": 0.5, "low": 0.25, "high": None} for m in ("auroc", "ece")} for arm in ("real", "a+b")}
+    group = {"real": 0.5, "real.low": 0.25, "real.high": None, "a+b": 0.5, "a+b.low": 0.25, "a+b.high": None}
+    assert stage.by_measure(arms) == {"auroc": group, "ece": group}

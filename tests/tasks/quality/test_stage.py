@@ -202,3 +202,10 @@ def test_the_stage_reports_by_class_and_says_what_was_left_out(tmp_path: Path, m
 def test_a_folder_without_an_encoder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no encoder"):
         encoder.load(tmp_path)
+
+
+def test_mlflow_gets_a_group_a_measure() -> None:
+    found = {"value": 1.0, "low": 0.5, "high": 2.0, "floor": 0.25, "floor_low": 0.2, "damaged": {"noisy": 9.0}}
+    classes = {"rare": {"images": {"real": 40}, "measures": {"kid_xray": found}}}
+    group = {"rare": 1.0, "rare.low": 0.5, "rare.high": 2.0, "rare.floor": 0.25}
+    assert stage.by_measure(classes) == {"kid_xray": group}

@@ -216,8 +216,8 @@ def test_mlflow_has_them_too_and_the_page(made: Path) -> None:
     assert run.data.tags["stage"] == "report"
     assert run.data.tags["verdict"] == "no evidence"
     found = json.loads((made / "out/metrics.json").read_text())
-    assert run.data.metrics["rare_auprc.classic_msg_sagan"] == found["rare_auprc"]["classic+msg_sagan"]
-    assert run.data.metrics["quality.msg_gan.rare.coverage"] == found["quality"]["msg_gan"]["rare"]["coverage"]
+    assert run.data.metrics["rare_auprc/classic_and_msg_sagan"] == found["rare_auprc"]["classic+msg_sagan"]
+    assert run.data.metrics["quality/msg_gan.rare.coverage"] == found["quality"]["msg_gan"]["rare"]["coverage"]
     assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"report.html", "verdict.json"}
 
 
@@ -336,7 +336,10 @@ def test_links_go_to_the_runs_of_the_same_execution(
     with runs.tracked("classify", {}, "abc") as other, runs.tracked("report", {}, "abc") as run:
         assert run.links() == {}  # of a local file there is no page
         monkeypatch.setattr(runs, "server_address", lambda: "https://mlflow.example")
-        assert run.links()["classify"] == f"https://mlflow.example/#/experiments/1/runs/{other.run_id}"
+        assert (
+            run.links()["classify"]
+            == f"https://mlflow.example/#/experiments/1/runs/{other.run_id}{runs.AS_MACHINE_LEARNING}"
+        )
     monkeypatch.setenv(runs.PIPELINE_VARIABLE, "another")
     with runs.tracked("report", {}, "abc") as run:
         assert set(run.links()) == {"report"}

@@ -240,6 +240,42 @@ class TestWithoutAServer:
         assert history(uri, runs(uri, "stage")[0], "loss") == [(0, 1.0)]
         assert waiting() == []
 
+    def test_metrics_are_grouped_and_an_arm_has_one_spelling(self, uri: str) -> None:
+        with tracking.tracked("stage", {}, DIGEST) as run:
+            run.metrics({"loss": 1.0, "auroc": {"classic+msg_gan": 0.5, "real": {"low": 0.25}}})
+        assert runs(uri, "stage")[0].data.metrics == {
+            "loss": 1.0,
+            "auroc/classic_and_msg_gan": 0.5,
+            "auroc/real.low": 0.25,
+        }
+
+    @pytest.mark.parametrize("changed", ["", ", with changes that are not committed"])
+    def test_a_run_says_what_it_is_and_of_which_commit(
+        self, uri: str, changed: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tasks.provenance.git_revision", lambda: "c" * 40 + changed)
+        with tracking.tracked("stage", {}, DIGEST):
+            pass
+        tags = runs(uri, "stage")[0].data.tags
+        assert tags["mlflow.source.git.commit"] == "c" * 40
+        assert tags["mlflow.note.content"] == (
+            f"Stage `stage` on the curated set `000000000000`, in `data-000000000000`. Code of commit `cccccccccccc`"
+            f"{changed}."
+        )
+
+    def test_outside_of_git_a_run_names_no_commit(self, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tasks.provenance.git_revision", lambda: "")
+        with tracking.tracked("stage", {}, DIGEST):
+            pass
+        tags = runs(uri, "stage")[0].data.tags
+        assert "mlflow.source.git.commit" not in tags
+        assert tags["mlflow.note.content"].endswith("in `data-000000000000`.")
+
+    def test_the_experiment_opens_with_its_runs(self, uri: str) -> None:
+        experiment = MlflowClient(uri).get_experiment_by_name(tracking.EXPERIMENT)
+        assert experiment is not None
+        assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
     def test_records_wait_for_their_own_store(self, uri: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         secret = f"http://user:secret@127.0.0.1:{free_port()}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
@@ -258,6 +294,17 @@ class TestWithoutAServer:
         with pytest.raises(UserError, match="MLflow's store cannot be used"), tracking.tracked("stage", {}, DIGEST):
             pass
         assert waiting() == []
+
+
+def test_the_page_of_the_runs_names_the_experiment_and_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"http://me:secret@mlflow.example/base/": "7"}
+    monkeypatch.setattr(tracking, "find_experiment", found.get)
+    page = "http://mlflow.example/base/#/experiments/7/runs?workflowType=machine_learning"
+    assert tracking.runs_page("http://me:secret@mlflow.example/base/") == page
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@mlflow.example/base/")
+    assert tracking.runs_page() == page
+    assert tracking.runs_page("http://me:secret@other.example") == "http://other.example"  # no such experiment there
+    assert tracking.runs_page("sqlite:///mlflow.db") == ""
 
 
 def test_a_database_that_does_not_answer_is_not_waited_for(
