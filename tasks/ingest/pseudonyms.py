@@ -14,14 +14,16 @@ from tempfile import NamedTemporaryFile
 
 from tasks.errors import UserError
 from tasks.files import private_folder
+from tasks.paths import home
 
 KEY_FILE = Path(".xraysynth/pseudonym.key")
 KEY_BYTES = 16  # at least
 KEY_VARIABLE = "XRAYSYNTH_PSEUDONYM_KEY"
 
 
-def load_key(path: Path = KEY_FILE) -> bytes:
-    """The key: of the environment variable, else of `path`, which is made with mode 600 on first use."""
+def load_key(path: Path | None = None) -> bytes:
+    """The key: of the environment variable, else of `path`, by default that of the project, made with mode 600."""
+    path = path or home() / KEY_FILE
     if value := os.environ.get(KEY_VARIABLE):
         return value.encode()
     try:

@@ -19,6 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_RUN_NOTE
 from tasks import provenance
 from tasks.errors import UserError
 from tasks.files import flattened
+from tasks.paths import home
 from tasks.tracking.addresses import without_credentials
 from tasks.tracking.spool import FOLDER, Record, Spool
 from tasks.tracking.store import EXPERIMENT, HASTE, Refused, Store, defaults, find_experiment, first_line, warn
@@ -36,9 +37,9 @@ __all__ = ["EXPERIMENT", "Run", "pipeline_id", "store_uri", "tracked"]
 
 
 def store_uri() -> str:
-    """MLFLOW_TRACKING_URI, or the file in the working folder."""
+    """MLFLOW_TRACKING_URI, or the file in the project's folder."""
     # By its whole path: within a process MLflow takes the first relative mlflow.db for all of that name.
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DEFAULT_STORE.resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(home() / DEFAULT_STORE).resolve()}"
 
 
 def pipeline_id(data_digest: str) -> str:
