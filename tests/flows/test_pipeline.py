@@ -221,7 +221,8 @@ def test_failures_are_told_and_contained(make_project: Callable[..., Path]) -> N
         "refusing": "BadInput",
         "below": "NotReady",
     }
-    assert "MemoryError: 3 GiB\nERROR: failed to reproduce 'crashing'" in message(finished.runs["crashing"])
+    assert message(finished.runs["crashing"]).startswith("crashing: MemoryError: 3 GiB\n")
+    assert "\nERROR: failed to reproduce 'crashing'" in message(finished.runs["crashing"])
     assert not (project / "below").exists()
     assert finished.artifacts == {}
     tries = {name: len((project / f"tries-{name}").read_text().split()) for name in ("crashing", "refusing")}
@@ -381,12 +382,12 @@ class TestTheDag:
 
     def test_names_what_each_stage_waits_for(self) -> None:
         assert read_dag() == {
-            "raw.dvc": Node([]),
-            "ingest": Node(["raw.dvc"]),
-            "train@one": Node(["ingest"], "gpu"),
-            "train@two": Node(["ingest"], "gpu"),
-            "picture": Node(["train@two"]),
-            "report": Node(["train@one", "train@two"]),
+            "raw.dvc": Node([], outs=("raw",)),
+            "ingest": Node(["raw.dvc"], outs=("curated",)),
+            "train@one": Node(["ingest"], "gpu", ("model-one",)),
+            "train@two": Node(["ingest"], "gpu", ("model-two",)),
+            "picture": Node(["train@two"], outs=("models/msg_sagan/samples.png",)),
+            "report": Node(["train@one", "train@two"], outs=("reports/verdict.json",)),
         }
 
     def test_of_a_target_is_the_target_and_all_above_it(self) -> None:
