@@ -30,7 +30,7 @@ from model.measures.similarity import (
     ms_ssim_pairs,
     ms_ssim_scales,
 )
-from tasks.quality.stage import blur, noise
+from tasks.quality.controls import blur, noise
 
 SIDE, HALF, REPEATS, SEEDS = 64, 300, 4, (0, 1)
 NORMAL, OTHER = "normal", "bacterial_pneumonia"

@@ -170,6 +170,7 @@ class Synthesize(Section):
 class Quality(Section):
     pairs: Count = 1000
     repeats: Count = 10
+    two_sample_steps: Count = 100
     inception_weights: str = ""
     seed: Seed = 0
 

@@ -37,7 +37,7 @@ TINY = {  # what the sections of params.yaml become: seconds instead of minutes
     "models": {"msg_sagan": {"attention_resolutions": [8]}},
     "train": {"width": 8, "kimg": 0.03, "batch": 4},
     "encoder": {"steps": 5},
-    "quality": {"pairs": 10, "repeats": 2},
+    "quality": {"pairs": 10, "repeats": 2, "two_sample_steps": 2},
     "classify": {"steps": 4, "batch": 8, "bootstrap": 100},
     "report": {"examples": 4},
 }

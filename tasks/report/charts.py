@@ -80,10 +80,21 @@ def beside(measure: Mapping[str, Any]) -> dict[str, Any]:
     axis = around(values, log=log)
     there = {"dot": measure["value"], "floor": measure["floor"]}
     row: dict[str, Any] = {name: axis.place(value) for name, value in there.items() if value is not None}
-    row |= {"damaged": {name: axis.place(value) for name, value in damaged.items() if value is not None}, "log": log}
+    row |= {"damaged": _clusters({name: axis.place(v) for name, v in damaged.items() if v is not None}), "log": log}
     if measure["low"] is not None:
         row["line"] = axis.place(measure["low"]), axis.place(measure["high"])
     return row
+
+
+def _clusters(places: Mapping[str, float]) -> list[tuple[float, list[str]]]:
+    """Names by their place; those whose letters would lie on each other share the place of the first."""
+    found: list[tuple[float, list[str]]] = []
+    for name, place in sorted(places.items(), key=lambda item: item[1]):
+        if found and place - found[-1][0] < 2 * len(found[-1][1]):
+            found[-1][1].append(name)
+        else:
+            found.append((place, [name]))
+    return found
 
 
 def bars(groups: Mapping[str, Mapping[str, tuple[int, int]]]) -> dict[str, Any]:

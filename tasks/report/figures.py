@@ -56,6 +56,26 @@ def arm_style(arm: str) -> tuple[str, str]:
     return ARMS.get(arm, (GREY, "-"))
 
 
+def spectrum(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Radially averaged power of one class on logarithmic axes: {model: its `spectrum` in reports/quality/NAME.json}.
+
+    Real films with the band that nine in ten of them lie in; the highest octave is shaded.
+    """
+    figure, (axes,) = new_figure(*PANEL)
+    real = next(iter(found.values()))
+    colour, dashes = arm_style("real")
+    axes.axvspan(0.25, 0.5, color="#F2F2F2", zorder=0)
+    axes.fill_between(real["frequency"], real["real_low"], real["real_high"], color=colour, alpha=0.13, linewidth=0)
+    axes.plot(real["frequency"], real["real"], color=colour, linestyle=dashes, linewidth=1.6)
+    for name, curves in found.items():
+        colour, dashes = arm_style(name)
+        axes.plot(curves["frequency"], curves["synthetic"], color=colour, linestyle=dashes, linewidth=1.4)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f"1/{1 / x:.0f}"))
+    axes.set(xlabel="cycles a pixel", ylabel="power, dB")
+    return figure
+
+
 def losses(history: pd.DataFrame) -> Figure:
     """Losses of both networks over thousands of images shown."""
     figure, axes = _over_training(history, "loss")

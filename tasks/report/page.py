@@ -29,6 +29,18 @@ WORDS = {  # of measures: name, what it says
         "Near-duplicates",
         "share of synthetic pairs that are all but one image; few images repeated have many",
     ),
+    "two_sample_auroc": (
+        "Two-sample AUROC",
+        "how well a small network tells synthetic images from real ones, of films held out: 0.5 it cannot, 1 surely",
+    ),
+    "excess_power": (
+        "Excess of fine detail",
+        "excess_power: decibels of synthetic over real power in the highest octave; below 0 soft, above it noisy",
+    ),
+    "grid_power": (
+        "Excess of a grid",
+        "grid_power: decibels by which the frequencies of a grid of 2 or 4 pixels stand out more than in real films",
+    ),
     "precision": ("Precision", "share of synthetic images that lie among real ones"),
     "recall": ("Recall", "share of real images that lie among synthetic ones"),
     "density": ("Density", "how many real neighbourhoods a synthetic image lies in, against what is expected"),
@@ -45,7 +57,14 @@ WORDS = {  # of measures: name, what it says
     "brier": ("Brier score", "lower is better"),
 }
 BETTER = {"low": "lower is better", "high": "higher is better", "floor": "nearer to the floor is better"}
-DAMAGED = {"blurred": ("b", "blurred"), "noisy": ("n", "noisy"), "one_image": ("1", "one image repeated")}
+DAMAGED = {  # the letter on the axis, and what it stands for
+    "blurred": ("B", "blurred, sigma 1 px"),
+    "slightly_blurred": ("b", "0.5 px"),
+    "noisy": ("N", "noisy, sigma 10 grey levels"),
+    "slightly_noisy": ("n", "5 grey levels"),
+    "grid": ("g", "a grid of 2 grey levels"),
+    "one_image": ("1", "one image repeated"),
+}
 GATES = {"memorisation": "Memorisation", "diversity": "Diversity"}
 SIGNS = {"helps": "✓", "harms": "✗", "no evidence": "○"}
 
@@ -96,6 +115,19 @@ def highlighted(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> li
     """The arms to be told apart in the curves: the candidate and its controls; all where nothing is compared."""
     wanted = [verdict["candidate"], *verdict["differences"]] if "candidate" in verdict else downstream["arms"]
     return [arm for arm in wanted if arm in downstream["arms"]][:5]
+
+
+def spectra(quality: Mapping[str, Any]) -> dict[str, Any]:
+    """By class the `panels` of power spectra, real beside each model that made images of it; the `key` of the lines."""
+    by_class: dict[str, dict[str, Any]] = {}
+    for name, result in quality.items():
+        for label, entry in result["classes"].items():
+            by_class.setdefault(label, {})[name] = entry["spectrum"]
+    names = ["real", *quality]
+    return {
+        "panels": {label: picture(figures.spectrum(found)) for label, found in by_class.items()},
+        "key": [(name, *figures.arm_style(name)) for name in names],
+    }
 
 
 def curves(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:

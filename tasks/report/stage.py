@@ -117,6 +117,7 @@ def _gather(inputs: Inputs, params: Params) -> Content:
         "films": gallery.side_by_side(real, synthetic, params.report.examples),
         "blind": gallery.blind(real, synthetic, params.report.blind, params.report.seed),
         "quality": quality,
+        "spectra": page.spectra(quality),
         "strips": {name: _strips(result) for name, result in quality.items()},
         "downstream": downstream,
         "measures": MEASURES,

@@ -43,7 +43,7 @@ PARAMS: dict[str, Any] = {
         "learning_rate": 0.003,
         "bootstrap": 200,
     },
-    "quality": {"pairs": 100, "repeats": 2},
+    "quality": {"pairs": 100, "repeats": 2, "two_sample_steps": 2},
 }
 FIRST = {"plain": 250, "bright": 40, "dark": 40}
 SECOND = {"bright": 10, "dark": 10}

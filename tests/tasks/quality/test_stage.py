@@ -15,6 +15,7 @@ from tasks.files import write_json
 from tasks.params import Encoder as EncoderParams
 from tasks.params import Quality
 from tasks.quality import encoder, stage
+from tasks.quality.controls import blur, noise
 from tests.model.measures.test_similarity import blobs
 from tests.tasks.sets import write_set
 
@@ -25,7 +26,7 @@ XRAY = ("frechet_xray", "kid_xray", "ms_ssim", "near_duplicates", "precision", "
 def films(n: int, seed: int) -> np.ndarray:
     """(n, 32, 32) uint8: soft discs with a little grain."""
     smooth = blobs(n, 32, seed)
-    return stage.noise(smooth // 2 + 60, np.random.default_rng(seed), 3)
+    return noise(smooth // 2 + 60, np.random.default_rng(seed), 3)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,8 @@ def ladders(real: np.ndarray, network: Encoder) -> dict[str, list[dict[str, dict
     fresh, rng = films(120, seed=1), np.random.default_rng(0)
     good = values(real, fresh, network)
     return {
-        "noise": [good, *(values(real, stage.noise(fresh, rng, sigma), network) for sigma in (6, 25))],
-        "blur": [good, *(values(real, stage.blur(fresh, sigma), network) for sigma in (2, 4))],
+        "noise": [good, *(values(real, noise(fresh, rng, sigma), network) for sigma in (6, 25))],
+        "blur": [good, *(values(real, blur(fresh, sigma), network) for sigma in (2, 4))],
         "few": [good, *(values(real, np.resize(fresh[:n], fresh.shape), network) for n in (24, 1))],
         "fewer": [good, *(values(real, np.resize(fresh[:n], fresh.shape), network) for n in (2, 1))],
     }
@@ -119,7 +120,7 @@ def test_halves_share_no_patient_and_are_as_equal_as_patients_allow(films_of: li
 
 def test_films_of_one_patient_in_both_halves_would_lower_the_floor(network: Encoder) -> None:
     """Forty patients with four films each, which differ by little."""
-    alike = stage.noise(np.repeat(films(40, seed=5), 4, axis=0), np.random.default_rng(0), 2)
+    alike = noise(np.repeat(films(40, seed=5), 4, axis=0), np.random.default_rng(0), 2)
     by_patient, by_image = (
         stage.measure(alike, films(120, seed=1), network, PARAMS, patients=patients)
         for patients in (np.repeat(np.arange(40), 4), None)
@@ -133,7 +134,7 @@ def test_films_of_one_patient_in_both_halves_would_lower_the_floor(network: Enco
 
 def test_pairs_of_one_patient_are_none_of_the_floor_of_variety(network: Encoder) -> None:
     """Ten patients with six films each, which differ by little: one pair in twelve is of one patient."""
-    alike, patients = stage.noise(np.repeat(films(10, seed=5), 6, axis=0), np.random.default_rng(0), 2), np.arange(60)
+    alike, patients = noise(np.repeat(films(10, seed=5), 6, axis=0), np.random.default_rng(0), 2), np.arange(60)
     by_patient, by_image = (
         stage.measure(alike, films(60, seed=1), network, PARAMS, patients=of)["measures"]["ms_ssim"]
         for of in (patients // 6, patients)
@@ -145,7 +146,7 @@ def test_pairs_of_one_patient_are_none_of_the_floor_of_variety(network: Encoder)
 
 def test_a_set_that_is_nearly_all_of_one_patient_has_a_floor_of_variety() -> None:
     """Of the first twenty pairs of these 400 films none is of two patients, so more are drawn."""
-    alike = stage.noise(np.repeat(films(1, seed=5), 400, axis=0), np.random.default_rng(0), 2)
+    alike = noise(np.repeat(films(1, seed=5), 400, axis=0), np.random.default_rng(0), 2)
     params, others = Quality(pairs=20), np.arange(400) < 4
     assert stage.of_several(np.where(others, np.arange(400), 4))
     alike[others] = films(4, seed=1)
