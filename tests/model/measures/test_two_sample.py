@@ -113,4 +113,6 @@ def test_the_same_seed_gives_the_same_and_leaves_others_alone() -> None:
 def test_a_side_that_is_all_of_one_patient_cannot_be_judged() -> None:
     images, others = grey(12, 100, 0), np.arange(12) % 2 == 1
     with pytest.raises(ValueError, match="no class has images of both sides"):
-        held_out_scores(images, others, np.where(others, 99, np.arange(12)), np.zeros(12, int), TwoSampleConfig(steps=1))
+        held_out_scores(
+            images, others, np.where(others, 99, np.arange(12)), np.zeros(12, int), TwoSampleConfig(steps=1)
+        )

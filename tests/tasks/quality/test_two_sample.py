@@ -1,4 +1,4 @@
-"""What the two-sample test and the spectrum see and frechet_xray does not, on films with planted damage."""
+"""What the two-sample test and the spectrum see of damage that was planted in films, and who is held out."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from model.measures.encoder import Encoder, EncoderConfig, train_encoder
+from model.measures.encoder import Encoder
+from model.measures.two_sample import TwoSampleConfig, auroc, held_out_scores
 from tasks.params import Quality
 from tasks.quality import stage
 from tasks.quality.two_sample import MIN_PATIENTS, Range, Sets, told_apart
@@ -20,14 +21,15 @@ from tasks.simulate.disease import Label
 DATA = Path(os.environ.get("XRAYSYNTH_TESTDATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 SLIGHT = ("slightly_blurred", "slightly_noisy", "grid")
 COUNTS: dict[Label, int] = {"effusion": 24, "pneumonia": 32}  # few: as many as an archive has of a rare class
+SHORT = Quality(two_sample_steps=60)
 QUICK = Quality(pairs=50, repeats=4, two_sample_steps=2)
 
 Told = dict[str, tuple[Range, Range, dict[str, float]]]
 
 
 def film(label: Label, seed: int, number: int) -> np.ndarray:
-    """(64, 64) uint8: a simulated film of a patient of its own."""
-    rng = np.random.default_rng([seed, number])
+    """(64, 64) uint8: a simulated film; no patient has two, not even with two diseases."""
+    rng = np.random.default_rng([seed, number, list(COUNTS).index(label)])
     anatomy = draw_anatomy(rng, female=bool(number % 2))
     pose = draw_pose(rng, anatomy, 128)
     pixels = radiograph.render(anatomy, pose, radiograph.draw_exposure(rng, pose), label, number)
@@ -59,14 +61,13 @@ def sets(real: dict[str, np.ndarray], synthetic: dict[str, np.ndarray]) -> dict[
 
 @pytest.fixture(scope="module")
 def told(real: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> Told:
-    return told_apart(sets(real, others), Quality())
+    return told_apart(sets(real, others), SHORT)
 
 
 @pytest.fixture(scope="module")
 def measured(real: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """The other measures of the stage, by class."""
-    network: Encoder = train_encoder(np.concatenate(list(real.values())), EncoderConfig(steps=150))[0]
-    return {label: stage.measure(real[label], others[label], network, QUICK)["measures"] for label in COUNTS}
+    """The other measures of the stage, by class; of its encoder nothing is asked here."""
+    return {label: stage.measure(real[label], others[label], Encoder(), QUICK)["measures"] for label in COUNTS}
 
 
 def test_real_films_of_other_patients_pass(told: Told, measured: dict[str, dict[str, Any]]) -> None:
@@ -74,23 +75,15 @@ def test_real_films_of_other_patients_pass(told: Told, measured: dict[str, dict[
     for label, (value, floor, _) in told.items():
         assert 0.2 < value[0] < 0.8
         assert 0.2 < floor[0] < 0.8
-        assert value[1] < value[0] < value[2] < 1
-        assert floor[1] < floor[0] < floor[2] < 1
+        assert all(ends[1] < ends[0] < ends[2] < 1 for ends in (value, floor))
         assert abs(measured[label]["excess_power"]["value"]) < 1.5
         assert measured[label]["grid_power"]["value"] < measured[label]["grid_power"]["floor_high"] + 3
 
 
-@pytest.mark.parametrize("label", COUNTS)
-def test_slight_damage_is_told_that_hardly_moves_frechet_xray(
-    label: str, told: Told, measured: dict[str, dict[str, Any]]
-) -> None:
-    damaged = told[label][2]
-    assert all(damaged[kind] > 0.95 for kind in (*SLIGHT, "blurred", "noisy"))
-    assert damaged["one_image"] > 0.85
-    frechet = measured[label]["frechet_xray"]
-    for kind in ("slightly_noisy", "grid"):  # in the middle of their floor and of what is called damage
-        assert frechet["damaged"][kind] < 2.2 * frechet["floor"]
-        assert frechet["damaged"][kind] < frechet["damaged"]["blurred"] / 2
+def test_slight_damage_is_told(told: Told) -> None:
+    for _, _, damaged in told.values():
+        assert all(damaged[kind] > 0.9 for kind in (*SLIGHT, "blurred", "noisy"))
+        assert damaged["one_image"] > 0.85
 
 
 @pytest.mark.parametrize("label", COUNTS)
@@ -107,8 +100,11 @@ def test_the_spectrum_says_what_the_damage_is(label: str, measured: dict[str, di
 
 def test_copies_of_the_films_are_below_one_half(real: dict[str, np.ndarray]) -> None:
     """A film that is held out is called synthetic, for its copy was: so a perfect copyist is not taken for perfect."""
-    for value, _, _ in told_apart(sets(real, real), Quality()).values():
-        assert value[0] < 0.45
+    films = np.concatenate(list(real.values()))
+    n = len(films)
+    copies, patients = np.repeat([False, True], n), np.arange(2 * n)
+    scores, folds = held_out_scores(np.r_[films, films], copies, patients, np.zeros(2 * n, int), TwoSampleConfig())
+    assert auroc(scores, copies, folds, patients)[0] < 0.45
 
 
 def test_the_real_films_of_kermany() -> None:
@@ -125,11 +121,11 @@ def test_the_real_films_of_kermany() -> None:
 
     one, other = table[numbers % 2 == 0][:60], table[numbers % 2 == 1][:60]
     ((value, floor, damaged),) = told_apart(
-        {"viral_pneumonia": Sets(read(one), one["patient_id"].to_numpy(), read(other))}, Quality()
+        {"viral_pneumonia": Sets(read(one), one["patient_id"].to_numpy(), read(other))}, SHORT
     ).values()
     assert 0.3 < value[0] < 0.7
     assert 0.2 < floor[0] < 0.8
-    assert all(damaged[kind] > 0.95 for kind in SLIGHT)
+    assert all(damaged[kind] > 0.9 for kind in SLIGHT)
 
 
 def test_floor_and_controls_do_not_depend_on_the_generator(real: dict[str, np.ndarray]) -> None:
