@@ -5,8 +5,8 @@ python -m benchmarks.class_fidelity table
 
 Generators learn from the train split of the default archive. An oracle is a classifier of 1,950 simulated films of
 other patients. It says how many of 400 images of each class it takes for that class, beside the same for test films of
-those patients. A row a training goes to benchmarks/results/class_fidelity.jsonl; those that are there are not run again.
-The generators stay in .xraysynth/benchmarks/class_fidelity.
+those patients. A row a training goes to benchmarks/results/class_fidelity.jsonl; what is there is not run again. The
+generators stay in .xraysynth/benchmarks/class_fidelity.
 """
 
 import argparse
