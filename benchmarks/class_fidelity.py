@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gan_quality import interval
+from benchmarks.gan_quality import FORMER_NETWORKS, interval
 from benchmarks.tables import table
 from model.classifier import Classifier, ClassifierConfig, logits, train_classifier
 from model.gan.networks import NetworkConfig
@@ -49,12 +49,10 @@ WORK = Path(".xraysynth/benchmarks/class_fidelity")
 IMAGES = 400  # judged, of each class
 PAIRS = 1000  # of MS-SSIM
 ORACLE_STEPS = 2000
-FORMER: dict[str, Any] = {"class_modulation": False, "upsampling": "nearest", "noise": False}
-FORMER |= {"mismatch": 0.0, "auxiliary": 0.0}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "MSG-GAN": {"attention_resolutions": []},
-    "former default": FORMER,
+    "former default": FORMER_NETWORKS,
     "without auxiliary classifier": {"auxiliary": 0.0},
     "auxiliary 0.25": {"auxiliary": 0.25},
     "auxiliary 1.5": {"auxiliary": 1.5},

@@ -62,7 +62,11 @@ class Study:
     at_ticks: bool = False  # judged at every tick too
 
 
-FORMER = {"loss": "relativistic", "minibatch_stddev": "last"}  # the default settings that most studies started from
+# The networks and the game that the studies below are of, before the class entered at every scale: see class_fidelity.
+FORMER_NETWORKS: Settings = {"class_modulation": False, "upsampling": "nearest", "noise": False}
+FORMER_NETWORKS |= {"mismatch": 0.0, "auxiliary": 0.0}
+# The default settings that most studies started from.
+FORMER: Settings = FORMER_NETWORKS | {"loss": "relativistic", "minibatch_stddev": "last"}
 HINGE, EVERY = {"loss": "relativistic_average_hinge"}, {"minibatch_stddev": "every"}
 KERMANY = ("bacterial_pneumonia", "normal", "viral_pneumonia")
 RARE = ("viral_pneumonia",)
@@ -310,7 +314,7 @@ def rows(study_name: str) -> list[dict[str, Any]]:
         for row in map(json.loads, lines)
         if row["study"] == study_name
         and row["variant"] in study.variants
-        and row["settings"] == settings(study, row["variant"])
+        and FORMER_NETWORKS | row["settings"] == settings(study, row["variant"])  # rows of then do not name them
     ]
 
 
