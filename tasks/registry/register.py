@@ -67,7 +67,8 @@ def register(name: str) -> int:
         raise UserError(f"{paths.SYNTHETIC / name} was not drawn by {folder}; run `dvc repro` first")
     plan = planned(paths.IMBALANCE)
     quality = read_report(paths.QUALITY / f"{name}.json")
-    passed = gates(name, drawn.get("screening"), quality, plan) if any(plan.values()) else {}
+    recognised = read_report(paths.DOWNSTREAM).get("fidelity", {}).get(name)
+    passed = gates(name, drawn.get("screening"), quality, recognised, plan) if any(plan.values()) else {}
     tags = _tags(name, weights, passed)
     there = versions.holder(CHALLENGER)
     if there is not None and {**there.tags, "pipeline_id": tags["pipeline_id"]} == tags:

@@ -23,7 +23,11 @@ from tasks.synthesize.generator import read_generator
 from tests.tasks import projects
 from tests.tasks.sets import NORMAL_DISC, film
 
-PASSED = {"memorisation": {"passed": True, "why": "None."}, "diversity": {"passed": True, "why": "As varied."}}
+PASSED = {
+    "memorisation": {"passed": True, "why": "None."},
+    "diversity": {"passed": True, "why": "As varied."},
+    "fidelity": {"passed": True, "why": "Recognised."},
+}
 CLOSED = PASSED | {"diversity": {"passed": False, "why": "All alike."}}
 DISC = 45.0  # of a rare film
 PARAMS = Params(classify=Classify(bootstrap=200), quality=Quality(pairs=100))
