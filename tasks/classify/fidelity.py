@@ -5,7 +5,7 @@ of best balanced accuracy on validation: at that of best accuracy a rare class w
 """
 
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ import pandas as pd
 from tasks.classify.comparison import called
 from tasks.image_set import SPLITS
 
-ARM = "classic"
+ARM: Final = "classic"
 ENDS = ("value", "low", "high", "floor", "floor_low", "floor_high")
 
 

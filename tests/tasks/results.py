@@ -262,7 +262,10 @@ def downstream(real: ImageSet, rare: list[str], rng: np.random.Generator) -> dic
             ],
         },
         "fidelity": {
-            name: {label: recognised(0.9 - 0.75 * k, 0.97, dict.fromkeys(classes, 0.02)) for label in rare}
+            name: {
+                label: recognised(0.9 - 0.75 * k, 0.97, {other: 0.02 for other in classes if other != label})
+                for label in rare
+            }
             for k, name in enumerate(GANS)
         },
         "chosen_on_validation": True,
