@@ -46,7 +46,7 @@ WORDS = {  # of measures: name, what it says
 }
 BETTER = {"low": "lower is better", "high": "higher is better", "floor": "nearer to the floor is better"}
 DAMAGED = {"blurred": ("b", "blurred"), "noisy": ("n", "noisy"), "one_image": ("1", "one image repeated")}
-GATES = {"memorisation": "Memorisation", "diversity": "Diversity"}
+GATES = {"memorisation": "Memorisation", "diversity": "Diversity", "fidelity": "Class fidelity"}
 SIGNS = {"helps": "✓", "harms": "✗", "no evidence": "○"}
 
 
