@@ -2,6 +2,7 @@
 
 python -m benchmarks.class_fidelity run --seeds 3 --jobs 2    what is missing, then the table
 python -m benchmarks.class_fidelity table
+python -m benchmarks.class_fidelity truncation                the generators that are there, drawn with others
 
 Generators learn from the train split of the default archive. An oracle is a classifier of 1,950 simulated films of
 other patients. It says how many of 400 images of each class it takes for that class, beside the same for test films of
@@ -48,6 +49,8 @@ ROWS = Path("benchmarks/results/class_fidelity.jsonl")
 WORK = Path(".xraysynth/benchmarks/class_fidelity")
 IMAGES = 400  # judged, of each class
 PAIRS = 1000  # of MS-SSIM
+COLUMNS = 12  # of the picture of samples
+TRUNCATIONS = (1.0, 1.1, 1.2, 1.3, 1.4)
 ORACLE_STEPS = 2000
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -120,6 +123,8 @@ def one(variant: str, seed: int) -> None:
     seconds = time.process_time() - start
     folder = WORK / f"{variant}-{seed}".replace(" ", "_")
     save_generator(folder, generator, learnt.classes)
+    drawn = np.concatenate([sample(generator, k, COLUMNS, seed=1) for k in range(len(learnt.classes))])
+    (folder / "samples.png").write_bytes(picture_png(mosaic(drawn, COLUMNS)))
     row = {
         "variant": variant,
         "seed": seed,
@@ -134,9 +139,9 @@ def one(variant: str, seed: int) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def judged(folder: Path) -> dict[str, dict[str, float]]:
-    """By class: the share of images that the oracle recognises, of real test films; Fréchet distance in the guard's
-    features and its floor, train against test films of other patients; MS-SSIM of pairs above that of real pairs."""
+def judged(folder: Path, truncation: float = 1.0) -> dict[str, dict[str, float]]:
+    """By class: the share of images that the oracle recognises, and of real test films; the Fréchet distance in the
+    guard's features and its floor, train against test films of other patients; MS-SSIM of pairs, and of real pairs."""
     generator, config = load_generator(folder)
     network, others = oracle(), films("others")
     real = others.where(split="train")
@@ -146,9 +151,9 @@ def judged(folder: Path) -> dict[str, dict[str, float]]:
     def scaled(images: np.ndarray) -> np.ndarray:
         return (features(images) - centre) / spread
 
-    result, drawn = {}, []
+    result = {}
     for k, label in enumerate(config["classes"]):
-        fakes = sample(generator, k, IMAGES, seed=1)
+        fakes = sample(generator, k, IMAGES, seed=1, truncation=truncation)
         train_films, test_films = (others.where(split=split, label=label).images for split in ("train", "test"))
         result[label] = {
             "recognised": round(float((logits(network, fakes).argmax(1) == k).mean()), 4),
@@ -158,8 +163,6 @@ def judged(folder: Path) -> dict[str, dict[str, float]]:
             "ms_ssim": round(float(ms_ssim_pairs(fakes, PAIRS).mean()), 4),
             "ms_ssim_real": round(float(ms_ssim_pairs(test_films, PAIRS).mean()), 4),
         }
-        drawn.append(fakes[:12])
-    (folder / "samples.png").write_bytes(picture_png(mosaic(np.concatenate(drawn), 12)))
     return result
 
 
@@ -190,19 +193,32 @@ def lines(found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     """A line a variant and class."""
     for variant in VARIANTS:
         some = [row for row in found if row["variant"] == variant]
-        for label in some[0]["classes"] if some else ():
-            scores = [row["classes"][label] for row in some]
-            first = scores[0]
-            yield (
-                variant,
-                label,
-                str(len(some)),
-                f"{interval((s['recognised'] for s in scores), 2)} ({first['recognised_real']:.2f})",
-                f"{interval((s['recognised'] / s['recognised_real'] for s in scores), 2)}",
-                f"{interval((s['frechet'] for s in scores), 1)} ({first['frechet_floor']:.1f})",
-                f"{interval((s['ms_ssim'] - s['ms_ssim_real'] for s in scores), 3)}",
-                f"{np.median([row['cpu_seconds'] for row in some]):.0f}",
-            )
+        seconds = f"{np.median([row['cpu_seconds'] for row in some]):.0f}" if some else ""
+        yield from ((*line, seconds) for line in by_class(variant, [row["classes"] for row in some]))
+
+
+def truncated() -> Iterator[tuple[str, ...]]:
+    """A line a variant, truncation and class."""
+    for variant in dict.fromkeys(row["variant"] for row in rows()):
+        folders = [WORK / f"{variant}-{row['seed']}".replace(" ", "_") for row in rows() if row["variant"] == variant]
+        for truncation in TRUNCATIONS:
+            yield from by_class(f"{variant}, {truncation:g}", [judged(f, truncation) for f in folders if f.exists()])
+
+
+def by_class(name: str, of_seeds: list[dict[str, dict[str, float]]]) -> Iterator[tuple[str, ...]]:
+    """A line a class: what `judged` gave of each seed, with the intervals of `interval`."""
+    for label in of_seeds[0] if of_seeds else ():
+        scores = [classes[label] for classes in of_seeds]
+        first = scores[0]
+        yield (
+            name,
+            label,
+            str(len(scores)),
+            f"{interval((s['recognised'] for s in scores), 2)} ({first['recognised_real']:.2f})",
+            f"{interval((s['recognised'] / s['recognised_real'] for s in scores), 2)}",
+            f"{interval((s['frechet'] for s in scores), 1)} ({first['frechet_floor']:.1f})",
+            f"{interval((s['ms_ssim'] - s['ms_ssim_real'] for s in scores), 3)}",
+        )
 
 
 def main() -> None:
@@ -217,14 +233,25 @@ def main() -> None:
     command.add_argument("variant", choices=VARIANTS)
     command.add_argument("seed", type=int)
     commands.add_parser("table", help="the table of what is there")
+    commands.add_parser("truncation", help="the generators that are there, drawn with other truncations")
     options = parser.parse_args()
     if options.command == "one":
         one(options.variant, options.seed)
     if options.command == "run":
         run(options.variants, options.seeds, options.jobs)
-    header = ["variant", "class", "seeds", "recognised (real)", "share of real", "Fréchet (floor)"]
-    header += ["MS-SSIM above real", "CPU seconds"]
-    print(table(header, lines(rows())))
+    header = [
+        "variant",
+        "class",
+        "seeds",
+        "recognised (real)",
+        "share of real",
+        "Fréchet (floor)",
+        "MS-SSIM above real",
+    ]
+    if options.command == "truncation":
+        print(table(header, truncated()))
+    else:
+        print(table([*header, "CPU seconds"], lines(rows())))
 
 
 if __name__ == "__main__":
