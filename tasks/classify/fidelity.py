@@ -78,4 +78,4 @@ def share(
 
 
 def _short(value: float) -> float:
-    return round(float(value), 4)
+    return round(float(value), 4) + 0.0  # no minus nought

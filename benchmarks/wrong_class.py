@@ -1,6 +1,6 @@
 """How many images of another class undo the gain of those that are added, and does the gate of class fidelity see them?
 
-python -m benchmarks.fidelity --repetitions 5
+python -m benchmarks.wrong_class --repetitions 5
 
 Fresh simulated films in place of a generator's, as in `benchmarks.verdict`: of those called rare a share is of the
 common class. The classifiers and the gate are those of the pipeline.
