@@ -185,6 +185,7 @@ def test_an_entry_says_where_it_comes_from(register: Register) -> None:
     with versions.store() as client:
         found = client.get_model_version(versions.NAME, "1")
     assert found.run_id is None or found.run_id == ""  # this store knows of no training
+    assert found.description is not None
     assert found.description.startswith(entry.description(card, {}))
     gates = {name: tags[f"gate_{name}"] for name in ("memorisation", "diversity", "fidelity")}
     assert found.description.endswith("## Gates\n\n" + "".join(f"- {name} {said}\n" for name, said in gates.items()))
