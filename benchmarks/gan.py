@@ -73,6 +73,8 @@ class Compiled(Ours):
         super().__init__(options)
         for network in self.networks:
             network.forward = self._unless_penalty(network.forward)  # type: ignore[method-assign]
+        discriminator = self.trainer.discriminator
+        discriminator.features = self._unless_penalty(discriminator.features)  # type: ignore[method-assign]
 
     @staticmethod
     def _unless_penalty(eager: Callable[..., Any]) -> Callable[..., Any]:

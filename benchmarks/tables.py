@@ -14,6 +14,7 @@ import torch
 
 from tasks.classify.comparison import ALWAYS_COMPARED
 from tasks.image_set import SPLITS
+from tasks.report.gates import ENDS
 from tasks.report.stage import MEASURES
 
 REPORTS, MODELS, SYNTHETIC = Path("reports"), Path("models"), Path("data/synthetic")
@@ -49,6 +50,8 @@ def main() -> None:
     header = ["model", "class", "measure", "synthetic", "floor", *controls]
     print(table(header, images(qualities, controls)), "\n")
     print(table(["model", "class", "drawn", "removed", "by", "false alarms"], copies(screening)), "\n")
+    header = ["model", "class", "recognised", "real test films", "other test films", "taken for"]
+    print(table(header, shown(downstream["fidelity"])), "\n")
     print(table(["arm", *MEASURES], ((a, *(spread(v[m]) for m in MEASURES)) for a, v in downstream["arms"].items())))
     parts = [f"{part}_{label}" for label in downstream["classes"] for part in ("recall", "precision", "auprc")]
     print()
@@ -93,6 +96,16 @@ def copies(screening: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
         for label, entry in found["classes"].items():
             by = ", ".join(f"{signal} {n}" for signal, n in entry["reasons"].items()) or "–"
             yield name, label, entry["drawn"], entry["removed"], by, alarms
+
+
+def shown(fidelity: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """How often the class of the images is recognised, beside that of real films."""
+    for name, classes in fidelity.items():
+        for label, found in classes.items():
+            ends = (["–" if found[key] is None else f"{found[key]:.0%}" for key in keys] for keys in ENDS)
+            shares = (f"{value} ({low} to {high})" for value, low, high in ends)
+            taken = ", ".join(f"{other} {share:.0%}" for other, share in found["confused"].items())
+            yield name, label, *shares, "–" if found["others"] is None else f"{found['others']:.0%}", taken
 
 
 def differences(downstream: dict[str, Any]) -> Iterator[tuple[str, ...]]:

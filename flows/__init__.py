@@ -24,4 +24,4 @@ if "PREFECT_HOME" not in os.environ:
 
 # With no server named, Prefect starts one for the length of the run; 20 s is short for a cold disk.
 os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "60")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")

@@ -131,6 +131,8 @@ class Train(Section):
     augment_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
     augment_target: Annotated[float, Field(ge=0, le=1)] = 0.0
     augment_mirror: bool = False
+    mismatch: Annotated[float, Field(ge=0)] = 0.5
+    auxiliary: Annotated[float, Field(ge=0)] = 0.5
     warmup_kimg: Annotated[float, Field(ge=0)] = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: Seed = 0

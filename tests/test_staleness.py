@@ -46,7 +46,7 @@ EDITS = {  # of one module, and the stages that it makes stale
     "model/measures/manifold.py": {"quality@msg_gan", "quality@msg_sagan"},
     "model/measures/encoder.py": {"encoder", "quality@msg_gan", "quality@msg_sagan"},
     "model/memorisation.py": {"synthesize@msg_gan", "synthesize@msg_sagan", "classify"},
-    "model/classifier.py": {"classify"},
+    "model/classifier.py": {"train@msg_gan", "train@msg_sagan", "classify"},
 }
 STATUS = """
 import json, sys

@@ -56,6 +56,20 @@ class EqualizedUpConv2d(_FoldedConv2d):
         return up_conv2d(x, taps.unflatten(2, (4, 4)).transpose(0, 1), self.bias)
 
 
+class EqualizedBilinearUpConv2d(EqualizedConv2d):
+    """A 3x3 convolution, then bilinear upsampling by two: (B, C, r, r) -> (B, C', 2r, 2r).
+
+    Both are linear and nearly commute, and so the convolution costs a quarter. A pixel's neighbours share what it
+    was made of, so that no grid of single pixels can arise, as it does after nearest upsampling.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upsample(super().forward(x))
+
+
 class EqualizedDownConv2d(_FoldedConv2d):
     """A 3x3 convolution and average pooling by two, in one pass: (B, C, r, r) -> (B, C', r/2, r/2).
 
@@ -109,6 +123,40 @@ def pixel_norm(x: Tensor) -> Tensor:
     """Unit mean square over the channels of every pixel (ProGAN): (B, C, H, W) -> (B, C, H, W)."""
     out: Tensor = _PixelNorm.apply(x)
     return out
+
+
+class ClassNorm(nn.Module):
+    """PixelNorm, then a scale and a shift a channel that the class decides, from 1 and 0; of one class PixelNorm alone.
+
+    The class so reaches the features of each scale (conditional normalisation, arXiv 1610.07629, 1809.11096).
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.embed = class_embedding(classes, 2 * channels) if classes > 1 else None
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        x = pixel_norm(x)
+        if self.embed is None:
+            return x
+        scale, shift = self.embed(y).to(x.dtype)[:, :, None, None].chunk(2, 1)
+        return torch.addcmul(shift, x, 1 + scale)
+
+
+class Noise(nn.Module):
+    """Adds noise a pixel, scaled for each channel, from 0 (StyleGAN, arXiv 1812.04948): films have grain."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        return torch.addcmul(x, noise.to(x.dtype), self.strength.to(x.dtype)[:, None, None])
+
+
+def upsample(x: Tensor) -> Tensor:
+    """(B, C, r, r) -> (B, C, 2r, 2r), bilinear."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def on_sphere(z: Tensor) -> Tensor:

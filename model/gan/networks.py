@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from model.gan.layers import (
+    ClassNorm,
+    EqualizedBilinearUpConv2d,
     EqualizedConv2d,
     EqualizedDownConv2d,
     EqualizedLinear,
     EqualizedUpConv2d,
+    Noise,
     SelfAttention,
     activate,
     channels_last,
     class_embedding,
     minibatch_stddev,
     on_sphere,
-    pixel_norm,
 )
 
 
@@ -37,6 +39,9 @@ class NetworkConfig:
     attention_resolutions: tuple[int, ...] = ()  # (): MSG-GAN; (32,): MSG-SAGAN
     minibatch_stddev: str = "every"  # "every": each block, as table 7; "last": at 4x4 only, as the public code
     phi: str = "simple"  # how the smaller images join D: "simple", "lin_cat" or "cat_lin", see Join
+    class_modulation: bool = True  # the class enters G at every scale; else with the latent alone
+    upsampling: str = "bilinear"  # of G: "bilinear", or "nearest", which leaves a grid
+    noise: bool = True  # noise a pixel enters each block of G
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attention_resolutions", tuple(sorted(set(self.attention_resolutions))))
@@ -47,7 +52,11 @@ class NetworkConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if strays := set(self.attention_resolutions) - set(self.scales):
             raise ValueError(f"attention_resolutions must be among {self.scales}, not {sorted(strays)}")
-        choices = {"minibatch_stddev": ("last", "every"), "phi": ("simple", "lin_cat", "cat_lin")}
+        choices = {
+            "minibatch_stddev": ("last", "every"),
+            "phi": ("simple", "lin_cat", "cat_lin"),
+            "upsampling": ("nearest", "bilinear"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
@@ -57,24 +66,41 @@ class NetworkConfig:
         """Sides of the images in pixels, 4 first."""
         return tuple(4 * 2**i for i in range(self.resolution.bit_length() - 2))
 
+    @property
+    def modulated_classes(self) -> int:
+        """Classes that G's normalisations know."""
+        return self.classes if self.class_modulation else 1
+
+    @property
+    def inputs(self) -> int:
+        """Random numbers an image of G is made of: the latent, then the noise of every pixel."""
+        return self.latent_dim + self.noise * sum(side**2 for side in self.scales[1:])
+
     def channels(self, side: int) -> int:
         """Feature channels at a side (table 6 of MSG-GAN, which has width 512)."""
         return max(self.width * 32 // max(side, 32), 1)
 
 
 class _GeneratorBlock(nn.Module):
-    """Twice the side: upsample, two 3x3 convolutions, each with LeakyReLU and PixelNorm; then attention."""
+    """Twice the side: upsample, two 3x3 convolutions, each with LeakyReLU, PixelNorm and the class; then attention."""
 
     def __init__(self, config: NetworkConfig, side: int) -> None:
         super().__init__()
         channels = config.channels(side)
-        self.up = EqualizedUpConv2d(config.channels(side // 2), channels)
+        up = EqualizedUpConv2d if config.upsampling == "nearest" else EqualizedBilinearUpConv2d
+        self.up = up(config.channels(side // 2), channels)
+        self.noise = Noise(channels) if config.noise else None
+        self.norm = ClassNorm(channels, config.modulated_classes)
         self.conv = EqualizedConv2d(channels, channels, 3, padding=1)
+        self.second_norm = ClassNorm(channels, config.modulated_classes)
         self.attention = SelfAttention(channels) if side in config.attention_resolutions else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = pixel_norm(activate(self.up(x)))
-        x = pixel_norm(activate(self.conv(x)))
+    def forward(self, x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+        x = self.up(x)
+        if self.noise is not None:
+            x = self.noise(x, noise)
+        x = self.norm(activate(x), y)
+        x = self.second_norm(activate(self.conv(x)), y)
         out: Tensor = self.attention(x)
         return out
 
@@ -89,28 +115,33 @@ class Generator(nn.Module):
         conditional = config.classes > 1
         self.embed = class_embedding(config.classes, latent) if conditional else None
         self.start = EqualizedLinear(latent * (1 + conditional), width * 16, gain=2.0)
+        self.norm = ClassNorm(width, config.modulated_classes)
         self.conv = EqualizedConv2d(width, width, 3, padding=1)
+        self.second_norm = ClassNorm(width, config.modulated_classes)
         self.attention = SelfAttention(width) if 4 in config.attention_resolutions else nn.Identity()
         self.blocks = nn.ModuleList(_GeneratorBlock(config, side) for side in config.scales[1:])
         self.to_image = nn.ModuleList(EqualizedConv2d(config.channels(side), 1, 1, gain=1.0) for side in config.scales)
         channels_last(self)
 
     def forward(self, z: Tensor, y: Tensor, truncation: float = 1.0) -> list[Tensor]:
-        """z (B, latent_dim) float32, y (B,) int64 -> [(B, 1, r, r) float32 for r = 4 .. resolution].
+        """z (B, config.inputs) float32, y (B,) int64 -> [(B, 1, r, r) float32 for r = 4 .. resolution].
 
-        z is put on the hypersphere here, so no caller can forget it. `truncation` below 1 shrinks it from
-        there towards the origin, where only class and biases speak: less variety, more typical images. Above 1 it
-        is moved outward, where no latent of training was: more variety, less like films.
+        The first latent_dim numbers of z are the latent, the others the noise. The latent is put on the hypersphere
+        here, so no caller can forget it. `truncation` below 1 shrinks it from there towards the origin, where only
+        class and biases speak: less variety, more typical images. Above 1 it is moved outward, where no latent of
+        training was: more variety, less like films.
         """
+        sides = self.config.scales[1:]
+        z, *noise = z.split([self.config.latent_dim, *(side**2 for side in sides if self.config.noise)], 1)
         z = on_sphere(z) * truncation
         if self.embed is not None:
             z = torch.cat([z, self.embed(y)], 1)
         x = self.start(z).reshape(len(z), -1, 4, 4).contiguous(memory_format=torch.channels_last)
-        x = pixel_norm(activate(x))
-        x = self.attention(pixel_norm(activate(self.conv(x))))
+        x = self.norm(activate(x), y)
+        x = self.attention(self.second_norm(activate(self.conv(x)), y))
         images = [self.to_image[0](x).float()]
-        for block, to_image in zip(self.blocks, self.to_image[1:], strict=True):
-            x = block(x)
+        for k, (side, block, to_image) in enumerate(zip(sides, self.blocks, self.to_image[1:], strict=True)):
+            x = block(x, y, noise[k].unflatten(1, (1, side, side)) if noise else z)
             images.append(to_image(x).float())
         return images
 
@@ -179,8 +210,8 @@ class Discriminator(nn.Module):
         self.embed = class_embedding(config.classes, width) if config.classes > 1 else None
         channels_last(self)
 
-    def forward(self, images: list[Tensor], y: Tensor) -> Tensor:
-        """[(B, 1, r, r) for r = 4 .. resolution], (B,) int64 -> (B,) float32 logits."""
+    def features(self, images: list[Tensor]) -> Tensor:
+        """[(B, 1, r, r) for r = 4 .. resolution] -> (B, width), of which `logits` makes the logit for any class."""
         # One channel has the strides of NCHW unless copied so. What it meets would be laid out like it, and mixed
         # strides cost more time than all that follows.
         images = [image.clone(memory_format=torch.channels_last) for image in images]
@@ -188,11 +219,18 @@ class Discriminator(nn.Module):
         for block, join, image in zip(self.blocks, self.joins, reversed(images[:-1]), strict=True):
             x = join(block(x), image)
         x = self.attention(activate(self.last_conv(minibatch_stddev(x))))
-        h = activate(self.flatten(x)).flatten(1)  # (B, width)
-        logits = self.logit(h).squeeze(1).float()
+        return activate(self.flatten(x)).flatten(1)
+
+    def logits(self, features: Tensor, y: Tensor) -> Tensor:
+        """(B, width), (B,) int64 -> (B,) float32."""
+        logits: Tensor = self.logit(features).squeeze(1).float()
         if self.embed is not None:
-            logits = logits + (self.embed(y) * h.float()).sum(1) / math.sqrt(h.shape[1])
+            logits = logits + (self.embed(y) * features.float()).sum(1) / math.sqrt(features.shape[1])
         return logits
+
+    def forward(self, images: list[Tensor], y: Tensor) -> Tensor:
+        """[(B, 1, r, r) for r = 4 .. resolution], (B,) int64 -> (B,) float32 logits."""
+        return self.logits(self.features(images), y)
 
 
 def attention_gammas(generator: Generator, discriminator: Discriminator) -> dict[str, float]:

@@ -93,7 +93,7 @@ def batches(generator: Generator, label: int, count: int, seed: int, truncation:
     size = min(MOST_IMAGES, max(MOST_PIXELS // config.resolution**2, 1))
     y = torch.full((size,), label)
     for first in range(0, count, size):
-        z = latents(label, first, size, seed, config.latent_dim)
+        z = latents(label, first, size, seed, config.inputs)
         yield render(generator, z, y, truncation)[: count - first]
 
 

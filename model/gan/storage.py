@@ -13,6 +13,8 @@ from model.gan.networks import Generator, NetworkConfig
 
 WEIGHTS = "generator.safetensors"
 CONFIG = "config.json"
+# What generators were before their config.json had a word for it.
+FORMER = {"class_modulation": False, "upsampling": "nearest", "noise": False}
 
 
 def save_generator(
@@ -43,7 +45,7 @@ def load_generator(folder: str | Path) -> tuple[Generator, dict[str, Any]]:
             raise FileNotFoundError(f"{folder} has no {name}: it is not the folder of a trained generator")
     try:
         config = json.loads((folder / CONFIG).read_text())
-        network = NetworkConfig(**config["network"])
+        network = NetworkConfig(**FORMER | config["network"])
         generator = Generator(network)
         weights = load_file(folder / WEIGHTS)
         generator.load_state_dict(weights)

@@ -77,7 +77,12 @@ class AdaptiveProbability:
 
 
 def draw(
-    batch: int, probability: float | Tensor, side: int, generator: torch.Generator, mirror: bool = False
+    batch: int,
+    probability: float | Tensor,
+    side: int,
+    generator: torch.Generator,
+    mirror: bool = False,
+    holes: bool = True,
 ) -> Augmentation:
     """Random augmentation of `batch` images whose largest scale has `side` pixels.
 
@@ -94,7 +99,7 @@ def draw(
         mirrored = torch.rand(batch, generator=generator, device=device) < probability / 2
     return Augmentation(
         shift=shift * on[:, 0:1],
-        hole=torch.where(on[:, 1:2], corner, torch.full_like(corner, 2.0)),
+        hole=torch.where(on[:, 1:2] & holes, corner, torch.full_like(corner, 2.0)),
         brightness=u[:, 4] * BRIGHTNESS * on[:, 2],
         contrast=1 + u[:, 5] * CONTRAST * on[:, 3],
         mirrored=mirrored,

@@ -16,6 +16,7 @@ class BalancedSampler:
     """
 
     def __init__(self, labels: Tensor, classes: int, generator: torch.Generator) -> None:
+        self.labels = labels
         self.members = [torch.nonzero(labels == label).flatten() for label in range(classes)]
         if empty := [label for label, members in enumerate(self.members) if len(members) == 0]:
             raise ValueError(f"no images of class {empty[0]} to train on")

@@ -25,6 +25,10 @@ class TrainConfig:
     augment_target: float = 0.0  # above 0 the probability, from there on, is adapted: see AdaptiveProbability
     augment_mirror: bool = False  # mirror images among its operations
     augment_kimg: float | None = None  # in which it can go from 0 to 1; None: a tenth of the length (ADA: 500)
+    mismatch: float = (
+        0.5  # weight of real images with a wrong label among D's fakes (arXiv 1605.05396); 0 leaves it out
+    )
+    auxiliary: float = 0.5  # weight of an auxiliary classifier's cross-entropy in G's loss; 0 leaves it out
     warmup_kimg: float = 0.0  # so long the networks are not told the class, which is then learnt from zero
     ema_kimg: float = 5.0  # half-life of the averaged generator
     ema_rampup: float = 0.05  # the half-life is at most this part of the images seen so far
@@ -46,7 +50,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
         if self.augment_kimg is not None and not self.augment_kimg > 0:
             raise ValueError(f"augment_kimg must be above 0, not {self.augment_kimg}")
-        for name in ("gamma", "warmup_kimg"):
+        for name in ("gamma", "mismatch", "auxiliary", "warmup_kimg"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be below 0, but is {getattr(self, name)}")
 

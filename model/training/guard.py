@@ -184,7 +184,7 @@ def small(images: np.ndarray) -> np.ndarray:
 
 def _drawn(generator: Generator, label: int, count: int) -> np.ndarray:
     """(count, H, H) uint8, a few at a time: what has memory for a training has it for this."""
-    z = latents(label, 0, count, seed=0, dim=generator.config.latent_dim)
+    z = latents(label, 0, count, seed=0, dim=generator.config.inputs)
     return np.concatenate([render(generator, part, torch.full((len(part),), label)) for part in z.split(8)])
 
 

@@ -22,7 +22,7 @@ __all__ = ["Row", "Tick", "TrainConfig", "Trainer", "TrainingDiverged", "fingerp
 
 MODEL = Path(__file__).resolve().parents[1]
 CODE = (  # of this package, all that a training runs
-    *("training", "measures/similarity.py"),
+    *("training", "measures/similarity.py", "classifier.py"),
     *("gan/convolutions.py", "gan/layers.py", "gan/networks.py", "gan/sampling.py"),
 )
 AGREE = 4  # steps from one agreement of several processes on whether to stop to the next

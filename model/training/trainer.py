@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from model.gan.layers import GROUP
 from model.gan.networks import Discriminator, Generator, NetworkConfig
 from model.training import augment
+from model.training.auxiliary import AuxiliaryClassifier
 from model.training.batches import BalancedSampler, pyramid
 from model.training.checkpoint import Groups, State, load_optimizer, optimizer_tensors
 from model.training.config import TrainConfig
@@ -43,7 +44,7 @@ class Trainer:
         self.bf16 = config.bf16()
         self.images = torch.from_numpy(np.array(images)).to(self.device)  # a copy: memory maps are read-only
         seeds = torch.Generator().manual_seed(config.seed)
-        init, order, noise = torch.randint(2**62, (3,), generator=seeds).tolist()
+        init, order, noise, auxiliary = torch.randint(2**62, (4,), generator=seeds).tolist()
         self.sampler = BalancedSampler(
             torch.from_numpy(np.array(labels, np.int64)), network.classes, torch.Generator().manual_seed(order)
         )
@@ -52,6 +53,11 @@ class Trainer:
             torch.manual_seed(init)
             self.generator = Generator(network).to(self.device)
             self.discriminator = Discriminator(network).to(self.device)
+            torch.manual_seed(auxiliary)
+            self.auxiliary = None
+            if config.auxiliary and network.classes > 1:
+                of_films = self.sampler.labels
+                self.auxiliary = AuxiliaryClassifier(self.images, of_films, network.classes, auxiliary, ranks)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.optimizer_g, self.optimizer_d = (
             torch.optim.Adam(net.parameters(), lr=config.learning_rate, betas=config.betas, fused=True)
@@ -77,13 +83,15 @@ class Trainer:
     def step(self) -> dict[str, Tensor]:
         """One update of both networks. Returns scalars that still live on the device, and keeps them for the tick."""
         real, y = self._real_batch()
-        z = torch.randn(self.config.batch, self.network.latent_dim, generator=self.noise, device=self.device)
+        z = torch.randn(self.config.batch, self.network.inputs, generator=self.noise, device=self.device)
         with self._autocast():
             fake = self.generator(self.ranks.part(z), y)
         real, fake = self._augment(real), self._augment(fake)
         seen = [image.detach() for image in fake]
 
         stats = self._update_discriminator(real, seen, y)
+        if self.auxiliary is not None:
+            self.auxiliary.step()
         stats["loss_generator"] = self._update_generator(fake, y, stats.pop("real_logits"))
         self.steps += 1
         self._update_ema()
@@ -114,6 +122,7 @@ class Trainer:
             "sampler": self.sampler.state(),
             "augment": self.probability.state(),
             "loop": {"noise": self.noise.get_state(), "last_penalty": self.last_penalty},
+            **(self.auxiliary.state() if self.auxiliary else {}),
             "pending": {name: torch.stack(values) for name, values in self.pending.items() if values},
             "best": self.best,
         }
@@ -125,6 +134,8 @@ class Trainer:
             getattr(self, name).load_state_dict(groups[name])
         load_optimizer(self.optimizer_g, groups["optimizer_g"])
         load_optimizer(self.optimizer_d, groups["optimizer_d"])
+        if self.auxiliary is not None:
+            self.auxiliary.load_state(groups)
         self.sampler.load_state(groups["sampler"])
         self.probability.load_state(groups["augment"])
         self.noise.set_state(groups["loop"]["noise"])
@@ -149,14 +160,18 @@ class Trainer:
 
     def _update_discriminator(self, real: list[Tensor], fake: list[Tensor], y: Tensor) -> dict[str, Tensor]:
         with self._autocast():
-            real_logits, fake_logits = (self.ranks.whole(logits) for logits in self._logits(real, fake, y))
-        loss = self.loss.discriminator(real_logits, fake_logits)
-        total = loss
+            of_real, of_fake = self._features(real, fake)
+            logits = self.discriminator.logits
+            real_logits, fake_logits = (self.ranks.whole(logits(of, y)) for of in (of_real, of_fake))
+            loss = total = self.loss.discriminator(real_logits, fake_logits)
+            if self.config.mismatch and self._told_the_class:
+                wrong = self.ranks.whole(logits(of_real, self._other_classes(y)))
+                total = total + self.config.mismatch * self.loss.discriminator(real_logits, wrong)
         if self.steps % self.config.penalty_interval == 0:
             penalty = self._penalty(real, fake, y)
-            total = loss + penalty * (self.loss.penalty.weight * self.config.gamma * self.config.penalty_interval)
+            total = total + penalty * (self.loss.penalty.weight * self.config.gamma * self.config.penalty_interval)
             self.last_penalty = penalty.detach()
-        self._descend(total, self.optimizer_d, self.discriminator.embed)
+        self._descend(total, self.optimizer_d, self.discriminator)
         used = self.probability.value.clone()
         if self.config.augment_target > 0:
             self.probability.update(real_logits.detach(), fake_logits.detach())
@@ -169,13 +184,23 @@ class Trainer:
             "real_logits": real_logits.detach(),
         }
 
-    def _logits(self, real: list[Tensor], fake: list[Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
+    def _features(self, real: list[Tensor], fake: list[Tensor]) -> tuple[Tensor, Tensor]:
         """One pass for both, unless a group of minibatch_stddev would then hold real and fake images."""
-        if len(y) % GROUP:
-            return self.discriminator(real, y), self.discriminator(fake, y)
-        both = [torch.cat(pair) for pair in zip(real, fake, strict=True)]
-        real_logits, fake_logits = self.discriminator(both, y.repeat(2)).chunk(2)
-        return real_logits, fake_logits
+        if len(real[0]) % GROUP:
+            return self.discriminator.features(real), self.discriminator.features(fake)
+        both = self.discriminator.features([torch.cat(pair) for pair in zip(real, fake, strict=True)])
+        of_real, of_fake = both.chunk(2)
+        return of_real, of_fake
+
+    @property
+    def _told_the_class(self) -> bool:
+        """Whether there are several classes and the warm-up is over."""
+        return self.network.classes > 1 and self.kimg >= self.config.warmup_kimg
+
+    def _other_classes(self, y: Tensor) -> Tensor:
+        """(B,) int64: of each image a class that it is not, all with the same probability."""
+        step = torch.randint(1, self.network.classes, (self.config.batch,), generator=self.noise, device=self.device)
+        return (y + self.ranks.part(step)) % self.network.classes
 
     def _penalty(self, real: list[Tensor], fake: list[Tensor], y: Tensor) -> Tensor:
         penalty = self.loss.penalty
@@ -192,17 +217,21 @@ class Trainer:
         self.discriminator.requires_grad_(False)
         with self._autocast():
             fake_logits = self.ranks.whole(self.discriminator(fake, y))
-        loss = self.loss.generator(real_logits, fake_logits)
-        self._descend(loss, self.optimizer_g, self.generator.embed)
+        loss = total = self.loss.generator(real_logits, fake_logits)
+        if self.auxiliary is not None and self._told_the_class:
+            of_class = self.ranks.whole(self.auxiliary.losses(fake[-1], y))
+            total = loss + self.config.auxiliary * of_class.mean()
+        self._descend(total, self.optimizer_g, self.generator)
         self.discriminator.requires_grad_(True)
         return loss.detach()
 
-    def _descend(self, loss: Tensor, optimizer: Optimizer, classes: nn.Embedding | None) -> None:
-        """One step of a network's optimiser; its class embedding stays at zero during the warm-up."""
+    def _descend(self, loss: Tensor, optimizer: Optimizer, network: nn.Module) -> None:
+        """One step of a network's optimiser; its class embeddings stay at zero during the warm-up."""
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if classes is not None and self.kimg < self.config.warmup_kimg:
-            classes.weight.grad = None  # Adam passes it over, and has no state of it before the warm-up is over
+        if not self._told_the_class:
+            for classes in (module for module in network.modules() if isinstance(module, nn.Embedding)):
+                classes.weight.grad = None  # Adam passes it over, and has no state of it before the warm-up is over
         parameters = (p for group in optimizer.param_groups for p in group["params"])
         self.ranks.add_up([p.grad for p in parameters if p.grad is not None])
         optimizer.step()

@@ -174,12 +174,17 @@ def _measure(rows: pd.DataFrame, classes: list[str], focus: list[int], test: Hel
     }
 
 
+def called(rows: pd.DataFrame, of_network: pd.DataFrame, classes: list[str]) -> np.ndarray:
+    """Classes (N,) of the images `rows` at the operating point that is best on validation, among all `of_network`."""
+    val, names = of_network[of_network["split"] == "val"], columns(classes)
+    offsets = st.class_offsets(val[names].to_numpy(), class_numbers(val["label"], classes))
+    return np.asarray((np.log(np.clip(rows[names].to_numpy(), 1e-9, None)) + offsets).argmax(1))
+
+
 def _test_scores(rows: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities (N, K) of the test images by one network, and their classes (N,) at its operating point."""
-    val, test = (rows[rows["split"] == split] for split in ("val", "test"))
-    scores = test[columns(classes)].to_numpy()
-    offsets = st.class_offsets(val[columns(classes)].to_numpy(), class_numbers(val["label"], classes))
-    return scores, (np.log(np.clip(scores, 1e-9, None)) + offsets).argmax(1)
+    test = rows[rows["split"] == "test"]
+    return test[columns(classes)].to_numpy(), called(test, rows, classes)
 
 
 def _confusion(rows: pd.DataFrame, classes: list[str], test: HeldOut) -> list[list[float]]:

@@ -8,6 +8,7 @@ all of them have ended, and the result is the same to the byte.
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from tasks import image_set
 from tasks.classify.arms import Job, TrainingSet, batches, first_images, jobs, training_set
 from tasks.classify.comparison import columns, compare
 from tasks.classify.confounds import confounds, leaked
+from tasks.classify.fidelity import ARM, fidelity
 from tasks.classify.sweeps import sweeps, tstr
 from tasks.errors import UserError
 from tasks.files import write_json, written_whole
@@ -85,6 +87,7 @@ def run(
         result = compare(main, real.classes, rare, params)
         result["sweeps"] = sweeps(predictions, real.classes, rare, params)
         result["tstr"] = tstr(predictions, real.classes, rare, params)
+        result["fidelity"] = fidelity(main, real.classes, params.confidence)
         result["leaked"] = leaked(real)
         result["confounds"] = confounds(main, real.manifest, real.classes, params.arms)
         with written_whole(predictions_file) as temporary:
@@ -92,6 +95,7 @@ def run(
         write_json(out, result)
         for measure, by_arm in by_measure(result["arms"]).items():  # one by one: MLflow takes 1,000 at once
             tracked.metrics({measure: by_arm})
+        tracked.metrics({"fidelity": result["fidelity"]})
         tracked.artifact(out.name, out.read_bytes())
     shutil.rmtree(INTERRUPTED, ignore_errors=True)
     return result
@@ -126,28 +130,45 @@ def _predictions(job: Job, data: Data, params: Classify, code: str) -> pd.DataFr
 def held_out_images(job: Job, data: Data, params: Classify) -> tuple[np.ndarray, pd.DataFrame]:
     """Images (N, H, W) that a job is tested on, and their rows: image_id, patient_id, split, label.
 
-    Validation and test of the real set. With `params.tstr` the networks of the arm `real` also see, as a split with
-    the name of each generator, as many of its images as there are real test images of the class.
+    Validation and test of the real set; as a split with the name of each generator, for the arm of `fidelity` all of
+    its images, and with `params.tstr` for the arm `real` as many as there are real test images of the class.
     """
-    held_out = data.real.keep((data.real.manifest["split"] != "train").to_numpy())
+    drawn, counts = _drawn(job, data, params), None
+    if job.arm != ARM:
+        tests = data.real.where(split="test")
+        counts = {label: len(tests.where(label=label).images) for label, n in data.plan.items() if n}
+    return _images_and_rows(data.real, drawn, counts)
+
+
+def _drawn(job: Job, data: Data, params: Classify) -> Mapping[str, ImageSet]:
+    """The synthetic images, by generator, that the job is tested on."""
+    return data.synthetic if job.main and (job.arm == ARM or (params.tstr and job.arm == "real")) else {}
+
+
+def _images_and_rows(
+    real: ImageSet, synthetic: Mapping[str, ImageSet], counts: Mapping[str, int] | None = None
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Validation and test of `real`, and of each other set the first images of every class by `counts`, or all."""
+    held_out = real.keep((real.manifest["split"] != "train").to_numpy())
     images, rows = [held_out.images], [held_out.manifest[["image_id", "patient_id", "split", "label"]]]
-    if params.tstr and job.arm == "real" and job.main:
-        for name, label in ((name, label) for name in data.synthetic for label, n in data.plan.items() if n):
-            count = len(held_out.where(split="test", label=label).images)
-            images.append(first_images(data.synthetic[name], label, count, name))
+    for name, drawn in synthetic.items():
+        for label, count in (Counter(drawn.manifest["label"]) if counts is None else counts).items():
+            images.append(first_images(drawn, label, count, name))
             ids = [f"{name}-{label}-{k}" for k in range(count)]
             rows.append(pd.DataFrame({"image_id": ids, "patient_id": ids, "split": name, "label": label}))
     return np.concatenate(images), pd.concat(rows, ignore_index=True)
 
 
-def predictions_of(chosen: TrainingSet, real: ImageSet, params: Classify, seed: int) -> pd.DataFrame:
+def predictions_of(
+    chosen: TrainingSet, real: ImageSet, params: Classify, seed: int, synthetic: Mapping[str, ImageSet] | None = None
+) -> pd.DataFrame:
     """What a network trained on `chosen` says of validation and test of `real`, one row per image, as for `measure`.
 
-    Columns: image_id, patient_id, split, label, p_CLASS of each class, seed.
+    And of all images of `synthetic`, each set a split of its name, as for `fidelity`. Columns: image_id, patient_id,
+    split, label, p_CLASS of each class, seed.
     """
-    kept = real.keep((real.manifest["split"] != "train").to_numpy())
-    table = kept.manifest[["image_id", "patient_id", "split", "label"]].reset_index(drop=True)
-    said = train_and_predict(chosen, real, kept.images, params, seed)
+    images, table = _images_and_rows(real, synthetic or {})
+    said = train_and_predict(chosen, real, images, params, seed)
     return table.join(pd.DataFrame(said, columns=columns(real.classes))).assign(seed=seed)
 
 
@@ -194,7 +215,7 @@ def _fingerprint(job: Job, data: Data, params: Classify, code: str) -> str:
     """Of all that decides what a training predicts; `code` is that of `made_by`."""
     real = data.real.manifest[["image_id", "patient_id", "split", "label"]].to_csv(index=False)
     synthetic = data.synthetic.get(GENERATOR_OF.get(job.arm, ""))
-    tested = {name: data.synthetic[name].digest for name in data.synthetic if params.tstr and job.arm == "real"}
+    tested = {name: drawn.digest for name, drawn in _drawn(job, data, params).items()}
     facts = [
         *(code, astuple(job), data.real.digest, real, dict(data.plan), synthetic and synthetic.digest, tested),
         *(params.network, params.steps, params.batch, params.learning_rate),

@@ -1,8 +1,9 @@
 """Challenger against champion, on the same current test split and with the same current train set.
 
 Both generators draw what the current plan asks for; classifiers are trained with the images of each, and their paired
-difference has an interval over patients and seeds, as in the verdict. The older champion may have learnt from patients
-who are in the test split today: that can only favour it, so a challenger that wins wins in spite of it.
+difference has an interval over patients and seeds, as in the verdict. Classifiers of real films alone are trained too:
+they say whether the challenger's images show their class. The older champion may have learnt from patients who are in
+the test split today: that can only favour it, so a challenger that wins wins in spite of it.
 """
 
 import tempfile
@@ -17,6 +18,7 @@ from tasks import image_set, imbalance
 from tasks.classify.arms import training_set
 from tasks.classify.comparison import PRIMARY, held_out, measure
 from tasks.classify.differences import paired_differences
+from tasks.classify.fidelity import ARM, fidelity
 from tasks.classify.metrics import MIN_PATIENTS
 from tasks.classify.stage import predictions_of
 from tasks.errors import UserError
@@ -30,7 +32,7 @@ from tasks.report.gates import Gate, gates
 from tasks.synthesize import stage
 from tasks.synthesize.generator import read_generator
 
-CONTROL = "duplicate"  # trained as well: how much trainings vary is estimated over three arms rather than two
+CONTROL = ARM  # besides, how much trainings vary is estimated over three arms rather than two
 ADDING = "msg_gan"  # the arm of stage `classify` that both are: real images and synthetic ones as the plan says
 
 Interval = dict[str, float | None]
@@ -55,14 +57,18 @@ def run(curated_folder: Path, out: Path, params: Params, margin: float = 0.0, se
         if why_not := _cannot(challenger, real, plan):
             raise UserError(f"challenger {new.number} is of no use here: {why_not}; register one of the current data")
         drawn = _Drawn(real, plan, params, curated_folder, scratch)
-        images, passed = drawn.by(challenger, CHALLENGER)
+        images, screening, copies = drawn.by(challenger, CHALLENGER)
+        passed = {"memorisation": {"passed": False, "why": f"{copies}."}} if copies else {}
         difference = None
-        if old is not None and images is not None and _all(passed):
-            champion = stack.enter_context(versions.fetched(old)) / versions.GENERATOR
-            others, why_not = drawn.by_champion(champion)
-            if others is not None:
-                sets = {CHALLENGER: images, CHAMPION: others}
-                difference = compare(real, sets, plan, params, seeds)
+        if images is not None:
+            control = trained(CONTROL, real, None, plan, params, seeds, {CHALLENGER: images})
+            passed = drawn.gates(images, screening, control)
+            if old is not None and _all(passed):
+                champion = stack.enter_context(versions.fetched(old)) / versions.GENERATOR
+                others, why_not = drawn.by_champion(champion)
+                if others is not None:
+                    sets = {CHALLENGER: images, CHAMPION: others}
+                    difference = compare(real, sets, control, plan, params, seeds)
     number = None if old is None else old.number
     promote, reason = decide(difference, margin, passed, new.tags.get("verdict", ""), number, why_not, bool(plan))
     result = {
@@ -122,24 +128,43 @@ def decide(
 
 
 def compare(
-    real: ImageSet, sets: Mapping[str, ImageSet], plan: Mapping[str, int], params: Params, seeds: int
+    real: ImageSet,
+    sets: Mapping[str, ImageSet],
+    control: pd.DataFrame,
+    plan: Mapping[str, int],
+    params: Params,
+    seeds: int,
 ) -> Interval:
     """Challenger - champion in PRIMARY, {mean, low, high}, None where there is nothing to say (`differences`).
 
-    `sets` has the images of CHALLENGER and of CHAMPION, at least as many as the plan says of each of its classes.
+    `sets` has the images of CHALLENGER and of CHAMPION, at least as many as the plan says of each of its classes;
+    `control` is what the networks of CONTROL say (`trained`).
     """
     section = params.classify
-    parts: dict[str, list[pd.DataFrame]] = {arm: [] for arm in (*sets, CONTROL)}
-    jobs = [(arm, seed) for arm in parts for seed in range(seeds)]
-    for arm, seed in track(jobs, len(jobs), "challenge"):
-        chosen = training_set(ADDING if arm in sets else arm, real, sets.get(arm), plan, seed)
-        parts[arm].append(predictions_of(chosen, real, section, seed))
-    predictions = {arm: pd.concat(per_seed, ignore_index=True) for arm, per_seed in parts.items()}
-    test = held_out(predictions[CHALLENGER], real.classes, section.bootstrap)
+    predictions = {arm: trained(ADDING, real, images, plan, params, seeds) for arm, images in sets.items()}
+    predictions[CONTROL] = control
+    test = held_out(control, real.classes, section.bootstrap)
     focus = [real.classes.index(label) for label in plan]
     measured = {arm: measure(rows, real.classes, focus, test)[PRIMARY] for arm, rows in predictions.items()}
     differences = paired_differences(measured, [CHALLENGER], [CHAMPION], test.fewest_patients_of(focus))
     return differences[CHALLENGER][CHAMPION].interval(section.confidence)
+
+
+def trained(
+    arm: str,
+    real: ImageSet,
+    synthetic: ImageSet | None,
+    plan: Mapping[str, int],
+    params: Params,
+    seeds: int,
+    shown: Mapping[str, ImageSet] | None = None,
+) -> pd.DataFrame:
+    """What the networks of an arm say, by `predictions_of`, of the held-out films and of the images `shown`."""
+    parts = []
+    for seed in track(range(seeds), seeds, f"challenge {arm}"):
+        chosen = training_set(arm, real, synthetic, plan, seed)
+        parts.append(predictions_of(chosen, real, params.classify, seed, shown))
+    return pd.concat(parts, ignore_index=True)
 
 
 class _Drawn:
@@ -151,10 +176,10 @@ class _Drawn:
         self._films, self._plan, self._params = real.where(split="train"), plan, params
         self._curated, self._scratch = curated_folder, scratch
 
-    def by(self, model: Path, name: str) -> tuple[ImageSet | None, dict[str, Gate]]:
-        """The images of the generator in `model`, and its gates; no images where it copies too many films."""
+    def by(self, model: Path, name: str) -> tuple[ImageSet | None, dict[str, Any], str]:
+        """The images of the generator in `model` and the screening, or why there are none: too many are copies."""
         if not self._plan:
-            return None, {}
+            return None, {}, ""
         out = self._scratch / name
         params = self._params.synthesize.model_copy(
             update={"screening": "wanted"}
@@ -162,16 +187,21 @@ class _Drawn:
         try:
             screening = stage.run(model, out, self._plan, params, curated_folder=self._curated)
         except stage.TooManyCopies as error:
-            return None, {"memorisation": {"passed": False, "why": f"{str(error).partition(';')[0]}."}}
-        images = image_set.load(out)
-        return images, gates(f"the {name}", screening, {"classes": self._variety(images)}, self._plan)
+            return None, {}, str(error).partition(";")[0]
+        return image_set.load(out), screening, ""
 
     def by_champion(self, model: Path) -> tuple[ImageSet | None, str]:
         """The images of the champion, or why it has none to compare with, as a clause."""
         if why_not := _cannot(model, self._films, self._plan):
             return None, why_not
-        images, passed = self.by(model, CHAMPION)
-        return images, "" if images is not None else passed["memorisation"]["why"].rstrip(".")
+        images, _, why_not = self.by(model, CHAMPION)
+        return images, why_not
+
+    def gates(self, images: ImageSet, screening: Mapping[str, Any], control: pd.DataFrame) -> dict[str, Gate]:
+        """Those of the challenger; `control` is what the networks of CONTROL say of its images and of test films."""
+        recognised = fidelity(control.assign(arm=ARM), self._films.classes, self._params.classify.confidence)
+        quality = {"classes": self._variety(images)}
+        return gates(f"the {CHALLENGER}", screening, quality, recognised[CHALLENGER], self._plan)
 
     def _variety(self, images: ImageSet) -> dict[str, Any]:
         """What the gates ask of the reports of stage `quality`; nothing of classes with too few images."""

@@ -67,7 +67,8 @@ def register(name: str) -> int:
         raise UserError(f"{paths.SYNTHETIC / name} was not drawn by {folder}; run `dvc repro` first")
     plan = planned(paths.IMBALANCE)
     quality = read_report(paths.QUALITY / f"{name}.json")
-    passed = gates(name, drawn.get("screening"), quality, plan) if any(plan.values()) else {}
+    recognised = read_report(paths.DOWNSTREAM).get("fidelity", {}).get(name)
+    passed = gates(name, drawn.get("screening"), quality, recognised, plan) if any(plan.values()) else {}
     tags = _tags(name, weights, passed)
     there = versions.holder(CHALLENGER)
     if there is not None and {**there.tags, "pipeline_id": tags["pipeline_id"]} == tags:
@@ -86,16 +87,21 @@ def register(name: str) -> int:
             run_id=training.info.run_id if training is not None else None,
             model_id=model_id,
             tags=tags,
-            description=description((folder / "card.md").read_text(encoding="utf-8")),
+            description=description((folder / "card.md").read_text(encoding="utf-8"), passed),
         )
         client.set_registered_model_alias(versions.NAME, CHALLENGER, made.version)
     return int(made.version)
 
 
-def description(card: str) -> str:
-    """A model card for the page of a version, where files beside the card cannot be shown: it says where they are."""
+def description(card: str, passed: dict[str, Gate]) -> str:
+    """A model card and the gates for the page of a version; files beside the card cannot be shown there, it names them.
+
+    The card is cut where both are longer than the store takes.
+    """
     words = rf"*\1: see `\2` among the artifacts of the training run, or `{versions.GENERATOR}/\2` of the model.*"
-    return PICTURE.sub(words, card)[:LONGEST]
+    lines = "".join(f"- {name} {_said(gate)}\n" for name, gate in passed.items())
+    said = f"\n\n## Gates\n\n{lines}"[: LONGEST // 2] if passed else ""
+    return PICTURE.sub(words, card)[: LONGEST - len(said)] + said
 
 
 def _training(client: MlflowClient, name: str, weights: str) -> Run | None:
@@ -133,10 +139,11 @@ def _tags(name: str, weights: str, passed: dict[str, Gate]) -> dict[str, str]:
         "pipeline_id": runs.pipeline_id(data),
         "verdict": verdict.get("verdict", NOT_MEASURED) if of_this else NOT_MEASURED,
     }
-    return facts | {
-        f"gate_{gate}": f"{'passed' if found['passed'] else 'not passed'}: {found['why']}"
-        for gate, found in passed.items()
-    }
+    return facts | {f"gate_{name}": _said(gate) for name, gate in passed.items()}
+
+
+def _said(gate: Gate) -> str:
+    return f"{'passed' if gate['passed'] else 'not passed'}: {gate['why']}"
 
 
 def _stage(staged: Path, folder: Path, passed: dict[str, Gate]) -> None:

@@ -1,4 +1,4 @@
-"""Whether the images of a generator may be used at all, apart from whether they help: two gates, each with its reason.
+"""Whether the images of a generator may be used at all, apart from whether they help: three gates, with their reasons.
 
 What was not measured has not passed.
 """
@@ -11,16 +11,25 @@ MAX_COPIES = 0.05  # share of the images drawn that the screening took for copie
 MAX_FALSE_ALARMS = 0.05  # share of held-out real films that it takes for copies: above, it cannot tell
 MS_SSIM_MARGIN = 0.05  # by which the MS-SSIM of synthetic pairs may lie above that of real pairs
 MAX_NEAR_DUPLICATES = 0.01  # more pairs that may be all but one image than real ones: as of a hundred, repeated
+FIDELITY_MARGIN = 0.15  # by which synthetic images may be recognised less often than real films
 ENDS = (("value", "low", "high"), ("floor", "floor_low", "floor_high"))
 
 Gate = dict[str, Any]
 
 
 def gates(
-    model: str, screening: Mapping[str, Any] | None, quality: Mapping[str, Any] | None, plan: Mapping[str, int]
+    model: str,
+    screening: Mapping[str, Any] | None,
+    quality: Mapping[str, Any] | None,
+    recognised: Mapping[str, Any] | None,
+    plan: Mapping[str, int],
 ) -> dict[str, Gate]:
-    """Both gates of the generator `model`, by name."""
-    return {"memorisation": memorisation(model, screening, plan), "diversity": diversity(model, quality, plan)}
+    """All gates of the generator `model`, by name."""
+    return {
+        "memorisation": memorisation(model, screening, plan),
+        "diversity": diversity(model, quality, plan),
+        "fidelity": fidelity(model, recognised, plan),
+    }
 
 
 def memorisation(model: str, screening: Mapping[str, Any] | None, plan: Mapping[str, int]) -> Gate:
@@ -87,6 +96,49 @@ def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, 
         reasons.append(f"{all_of}: surely above it by more than {MS_SSIM_MARGIN:g}, less varied than real ones.")
     passed = f"{worst[1]}: not surely above it by more than {MS_SSIM_MARGIN:g}."
     return _gate(not reasons, " ".join(reasons) or passed)
+
+
+def fidelity(model: str, recognised: Mapping[str, Any] | None, plan: Mapping[str, int]) -> Gate:
+    """From the key "fidelity" of reports/downstream.json, of this generator: its images must show their class.
+
+    It fails where classifiers of real films recognise the class surely less often in synthetic images than in real test
+    films, by more than FIDELITY_MARGIN; and where they tell real films themselves no better from other ones, for then
+    images of another class could not be seen. The reason of an open gate is about the class that came nearest to
+    failing.
+    """
+    reasons, unmeasured, worst = [], [], (-2.0, "")
+    points = f"lower by more than {100 * FIDELITY_MARGIN:.0f} points."
+    for label in dict.fromkeys([*(label for label, count in plan.items() if count), *(recognised or {})]):
+        found = (recognised or {}).get(label)
+        if found is None or None in (found["floor"], found["others"]):
+            unmeasured.append(label)
+            continue
+        synthetic, real = ([f"{100 * found[key]:.0f}" for key in keys] for keys in ENDS)
+        words = (
+            f"Images of {label} by {model} are recognised as {label} {synthetic[0]} % of the time ({synthetic[1]} to "
+            f"{synthetic[2]} %), real test films {real[0]} % ({real[1]} to {real[2]} %)"
+        )
+        surely = _surely_below(found)
+        worst = max(worst, (surely, words))
+        if surely > FIDELITY_MARGIN:
+            reasons.append(f"{words}: surely {points}")
+        elif found["floor_low"] - found["others"] <= FIDELITY_MARGIN:
+            reasons.append(
+                f"{words}, and other test films {100 * found['others']:.0f} %: so classifiers cannot tell whether "
+                "images show it."
+            )
+    if unmeasured:
+        reasons.append(
+            f"Whether the images of {_list(unmeasured)} by {model} show their class was not measured: that takes the "
+            "arm classic, and real test films of each class."
+        )
+    return _gate(not reasons, " ".join(reasons) or f"{worst[1]}: not surely {points}")
+
+
+def _surely_below(found: Mapping[str, float]) -> float:
+    """By how much a share lies below its floor, less the error of both (Newcombe 1998, Stat. Med. 17:873)."""
+    error = math.hypot(found["high"] - found["value"], found["floor"] - found["floor_low"])
+    return found["floor"] - found["value"] - error
 
 
 def _surely_above(found: Mapping[str, float]) -> float:

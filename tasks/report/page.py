@@ -65,7 +65,7 @@ DAMAGED = {  # the letter on the axis, and what it stands for
     "grid": ("g", "a grid of 2 grey levels"),
     "one_image": ("1", "one image repeated"),
 }
-GATES = {"memorisation": "Memorisation", "diversity": "Diversity"}
+GATES = {"memorisation": "Memorisation", "diversity": "Diversity", "fidelity": "Class fidelity"}
 SIGNS = {"helps": "✓", "harms": "✗", "no evidence": "○"}
 
 

@@ -88,6 +88,10 @@ def metrics(content: Mapping[str, Any]) -> dict[str, Any]:
             }
             for name, quality in content["quality"].items()
         },
+        "fidelity": {
+            name: {label: {key: found[key] for key in ("value", "floor")} for label, found in classes.items()}
+            for name, classes in content["downstream"]["fidelity"].items()
+        },
         "copies_removed": {
             name: {label: entry["removed"] for label, entry in screening.get("classes", {}).items()}
             for name, screening in content["screening"].items()

@@ -31,9 +31,10 @@ def decide(
     them; else *no evidence*. So being no match for another remedy is not harm, though it is said, and beating an
     untreated classifier is not help. Where no class is rare: *not needed*.
 
-    `quality` and `screening` open or close the gates of the candidate's generator (`gates`). They don't change
-    the verdict: whether images help and whether they may be used are two questions, and one word that mixes them
-    would answer neither. But help that must not be had is never stated alone: the sentence of *helps* then says so.
+    `quality`, `screening` and the class fidelity in `downstream` open or close the gates of the candidate's generator
+    (`gates`). They don't change the verdict: whether images help and whether they may be used are two questions, and
+    one word that mixes them would answer neither. But help that must not be had is never stated alone: the sentence of
+    *helps* then says so. That images don't show their class is said in every sentence: it may be why they don't help.
     """
     if not sum(plan.values()):
         return {"verdict": "not needed", "sentence": "No class is rare enough to synthesise images of it."}
@@ -46,13 +47,16 @@ def decide(
     verdict = _word(differences)
     words = {label: _word(found) for label, found in by_class.items()}
     model = GENERATOR_OF[candidate]
-    found = gates(model, (screening or {}).get(model), (quality or {}).get(model), plan)
+    recognised = downstream.get("fidelity", {}).get(model)
+    found = gates(model, (screening or {}).get(model), (quality or {}).get(model), recognised, plan)
     worse = [control for control, d in differences.items() if d["high"] is not None and d["high"] < 0]
     lost = f", and they are worse than {' and '.join(worse)}" if verdict == "no evidence" and worse else ""
     sentence = f"{WORDS[verdict]}{lost}: {_numbers(downstream, candidate, reference, differences, words)}"
     closed = [gate["why"] for gate in found.values() if not gate["passed"]]
     if verdict == "helps" and closed:
         sentence += f" But they are not to be used as they are: {' '.join(closed)}"
+    elif not found["fidelity"]["passed"]:
+        sentence += f" {found['fidelity']['why']}"
     return {
         "verdict": verdict,
         "sentence": sentence,

@@ -56,7 +56,7 @@ def attention(generator: Generator, classes: list[str]) -> bytes:
 
 
 def _latents(generator: Generator, count: int) -> torch.Tensor:
-    return latents(0, 0, count, seed=0, dim=generator.config.latent_dim)
+    return latents(0, 0, count, seed=0, dim=generator.config.inputs)
 
 
 def _grid(generator: Generator, classes: list[str], z: torch.Tensor) -> bytes:

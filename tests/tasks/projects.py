@@ -12,7 +12,7 @@ from tasks.files import write_json
 from tasks.imbalance import planned
 from tasks.params import Imbalance, Synthesize
 from tasks.synthesize import stage as synthesize
-from tests.tasks.results import varied
+from tests.tasks.results import recognised, varied
 from tests.tasks.sets import write_set
 
 SIDE = 16
@@ -43,6 +43,7 @@ def write_generator(name: str, seed: int, classes: list[str] | None = None, trun
     synthesize.run(folder, paths.SYNTHETIC / name, plan, params, curated_folder=paths.CURATED)
     quality = {"model": name, "classes": {label: {"measures": varied(0.4, 0.38, 0.42, 0.4)} for label in plan}}
     write_json(paths.QUALITY / f"{name}.json", quality)
+    write_json(paths.DOWNSTREAM, {"fidelity": {name: {label: recognised(0.9, 0.95) for label in plan}}})
     verdict = {"verdict": "no evidence", "sentence": "No evidence.", "candidate": name}
     write_json(paths.VERDICT, verdict)
 

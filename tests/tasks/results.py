@@ -130,6 +130,17 @@ def varied(
     return {"ms_ssim": ms_ssim, "near_duplicates": dict.fromkeys(("value", "low", "high"), near_duplicates) | none}
 
 
+def recognised(
+    value: float, floor: float, confused: dict[str, float] | None = None, error: float = 0.05, others: float = 0.04
+) -> dict[str, Any]:
+    """The entry of a class that the fidelity gate reads."""
+    value, floor = round(value, 4), round(floor, 4)
+    ends = {"value": value, "low": value - error, "high": value + error}
+    floors = {"floor": floor, "floor_low": floor - error, "floor_high": min(floor + error, 1.0)}
+    rounded = {name: round(end, 4) for name, end in {**ends, **floors}.items()}
+    return {**rounded, "others": others, "confused": confused or {}}
+
+
 def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str, Any]:
     def found(value: float, floor: float, damaged: Sequence[float], better: str) -> dict[str, Any]:
         value *= float(rng.uniform(0.9, 1.1))
@@ -249,6 +260,13 @@ def downstream(real: ImageSet, rare: list[str], rng: np.random.Generator) -> dic
                 for arm, shift in (("duplicate", 0), ("msg_sagan", 0.03))
                 for f in (0.1, 0.25, 0.5, 1.0)
             ],
+        },
+        "fidelity": {
+            name: {
+                label: recognised(0.9 - 0.75 * k, 0.97, {other: 0.02 for other in classes if other != label})
+                for label in rare
+            }
+            for k, name in enumerate(GANS)
         },
         "chosen_on_validation": True,
         "leaked": {"val": 0, "test": 0},

@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.gan.layers import EqualizedDownConv2d, EqualizedUpConv2d, SelfAttention, minibatch_stddev, pixel_norm
+from model.gan.layers import (
+    EqualizedBilinearUpConv2d,
+    EqualizedDownConv2d,
+    EqualizedUpConv2d,
+    SelfAttention,
+    minibatch_stddev,
+    pixel_norm,
+)
 from model.gan.networks import Discriminator, Generator, Join, NetworkConfig, attention_gammas
 
 
@@ -23,7 +30,7 @@ def test_an_image_at_every_scale_and_one_logit(resolution: int, stddev: str, cla
     generator, discriminator = both(config)
     y = torch.arange(5) % classes
 
-    images = generator(torch.randn(5, 6), y)
+    images = generator(torch.randn(5, config.inputs), y)
 
     assert [tuple(image.shape) for image in images] == [(5, 1, side, side) for side in config.scales]
     assert config.scales[0] == 4
@@ -45,7 +52,7 @@ def test_networks_of_1024_pixels() -> None:
     assert config.channels(1024) == 16
     with torch.device("meta"):
         generator, discriminator = both(config)
-        images = generator(torch.randn(4, 512), torch.zeros(4, dtype=torch.int64))
+        images = generator(torch.randn(4, config.inputs), torch.zeros(4, dtype=torch.int64))
         logits = discriminator(images, torch.zeros(4, dtype=torch.int64))
     assert [image.shape[-1] for image in images] == [4, 8, 16, 32, 64, 128, 256, 512, 1024]
     assert logits.shape == (4,)
@@ -64,7 +71,7 @@ def test_phi_decides_how_the_smaller_images_join(phi: str, inputs: list[int]) ->
     assert discriminator.last_conv.weight.shape[1] == inputs[-1] + 1  # and minibatch_stddev
 
     y = torch.zeros(4, dtype=torch.int64)
-    images = generator(torch.randn(4, 8), y)
+    images = generator(torch.randn(4, config.inputs), y)
     gradients = torch.autograd.grad(discriminator(images, y).sum(), images)
     assert all(g.abs().sum() > 0 for g in gradients)
 
@@ -88,7 +95,7 @@ def test_the_joins_are_linear_in_features_and_image() -> None:
 def test_at_gamma_zero_msg_sagan_is_msg_gan(phi: str) -> None:
     plain = NetworkConfig(32, width=16, latent_dim=8, classes=2, phi=phi)
     attentive = NetworkConfig(32, width=16, latent_dim=8, classes=2, phi=phi, attention_resolutions=(4, 16, 32))
-    z, y = torch.randn(4, 8), torch.tensor([0, 1, 1, 0])
+    z, y = torch.randn(4, plain.inputs), torch.tensor([0, 1, 1, 0])
 
     (g, d), (ga, da) = both(plain, seed=3), both(attentive, seed=3)
 
@@ -110,7 +117,7 @@ def test_attention_stands_only_where_asked_and_its_gamma_learns() -> None:
     assert attention_gammas(*both(NetworkConfig(32, width=16))) == {}
 
     y = torch.zeros(4, dtype=torch.int64)
-    discriminator(generator(torch.randn(4, 8), y), y).sum().backward()
+    discriminator(generator(torch.randn(4, config.inputs), y), y).sum().backward()
     for network in (generator, discriminator):
         for block in (m for m in network.modules() if isinstance(m, SelfAttention)):
             assert block.gamma.grad is not None
@@ -130,7 +137,7 @@ def test_gradients_reach_every_scale() -> None:
     config = NetworkConfig(32, width=8, latent_dim=8)
     generator, discriminator = both(config)
     y = torch.zeros(4, dtype=torch.int64)
-    images = generator(torch.randn(4, 8), y)
+    images = generator(torch.randn(4, config.inputs), y)
     gradients = torch.autograd.grad(discriminator(images, y).sum(), images, retain_graph=True)
     assert all(g.abs().sum() > 0 for g in gradients)
     discriminator(images, y).sum().backward()
@@ -139,31 +146,91 @@ def test_gradients_reach_every_scale() -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_conditional_networks_start_unconditional_and_can_tell_classes_apart() -> None:
-    generator, discriminator = both(NetworkConfig(16, width=8, latent_dim=8, classes=2))
-    z = torch.randn(2, 8)
+def class_embeddings(network: Generator | Discriminator) -> dict[str, torch.nn.Embedding]:
+    return {name: module for name, module in network.named_modules() if isinstance(module, torch.nn.Embedding)}
+
+
+@pytest.mark.parametrize("modulated", [True, False])
+def test_conditional_networks_start_unconditional_and_can_tell_classes_apart(modulated: bool) -> None:
+    config = NetworkConfig(16, width=8, latent_dim=8, classes=2, class_modulation=modulated)
+    generator, discriminator = both(config)
+    z = torch.randn(2, config.inputs)
     zero, one = torch.tensor([0, 0]), torch.tensor([1, 1])
     images = generator(z, zero)
     assert torch.equal(images[-1], generator(z, one)[-1])
     assert torch.equal(discriminator(images, zero), discriminator(images, one))
 
     for network in (generator, discriminator):
-        assert network.embed is not None
-        torch.nn.init.normal_(network.embed.weight)
+        for embedding in class_embeddings(network).values():
+            torch.nn.init.normal_(embedding.weight)
     assert not torch.allclose(generator(z, zero)[-1], generator(z, one)[-1])
     assert not torch.allclose(discriminator(images, zero), discriminator(images, one))
 
 
+def test_the_class_reaches_every_scale_of_the_generator_by_itself() -> None:
+    """Each embedding alone parts the classes: the first layer's, and two of each scale (4, 8, 16 px)."""
+    config = NetworkConfig(16, width=8, latent_dim=8, classes=2)
+    z = torch.randn(4, config.inputs)
+    zero, one = torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)
+    count = len(class_embeddings(Generator(config)))
+    assert count == 1 + 2 * 3
+    for k in range(count):
+        generator, _ = both(config)
+        torch.nn.init.normal_(list(class_embeddings(generator).values())[k].weight)
+        assert not torch.allclose(generator(z, zero)[-1], generator(z, one)[-1])
+
+
+def test_logits_of_another_class_need_no_second_pass() -> None:
+    config = NetworkConfig(16, width=8, latent_dim=8, classes=3)
+    generator, discriminator = both(config)
+    for embedding in class_embeddings(discriminator).values():
+        torch.nn.init.normal_(embedding.weight)
+    y, other = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 2])
+    images = generator(torch.randn(4, config.inputs), y)
+    features = discriminator.features(images)
+    torch.testing.assert_close(discriminator.logits(features, other), discriminator(images, other))
+    assert not torch.allclose(discriminator(images, other), discriminator(images, y))
+
+
+def test_noise_changes_the_texture_and_starts_at_nothing() -> None:
+    config = NetworkConfig(16, width=8, latent_dim=8)
+    generator, _ = both(config)
+    y, z = torch.zeros(2, dtype=torch.int64), torch.randn(1, config.inputs).repeat(2, 1)
+    z[1, config.latent_dim :] = torch.randn(config.inputs - config.latent_dim)
+    assert torch.equal(*generator(z, y)[-1])
+    for name, parameter in generator.named_parameters():
+        if name.endswith("strength"):
+            torch.nn.init.ones_(parameter)
+    coarse, *_, fine = generator(z, y)
+    assert torch.equal(*coarse)  # of 4 px: no noise enters before it
+    assert not torch.allclose(*fine)
+
+
 def test_latents_are_put_on_the_sphere_inside() -> None:
-    generator, _ = both(NetworkConfig(8, width=8, latent_dim=8))
-    z, y = torch.randn(3, 8), torch.zeros(3, dtype=torch.int64)
+    config = NetworkConfig(8, width=8, latent_dim=8, noise=False)
+    generator, _ = both(config)
+    z, y = torch.randn(3, config.inputs), torch.zeros(3, dtype=torch.int64)
     torch.testing.assert_close(generator(z, y)[-1], generator(z * 7, y)[-1])
 
 
 def test_truncation_zero_leaves_only_the_class() -> None:
-    generator, _ = both(NetworkConfig(8, width=8, latent_dim=8, classes=2))
-    image = generator(torch.randn(3, 8), torch.zeros(3, dtype=torch.int64), 0.0)[-1]
+    config = NetworkConfig(8, width=8, latent_dim=8, classes=2, noise=False)
+    image = both(config)[0](torch.randn(3, config.inputs), torch.zeros(3, dtype=torch.int64), 0.0)[-1]
     torch.testing.assert_close(image[0], image[1])
+
+
+def test_bilinear_upsampling_leaves_a_fainter_grid_than_nearest() -> None:
+    """A wave of 8 pixels becomes one of 16, and a grid beside it: the same wave mirrored at half the sampling rate."""
+
+    def grid(layer: torch.nn.Module) -> float:
+        torch.manual_seed(1)
+        wave = torch.cos(torch.arange(32) * (2 * torch.pi / 8)).expand(1, 4, 32, 32) * torch.randn(64, 4, 1, 1)
+        rows = layer(wave)[:, :, 32, 16:48].detach()
+        power = torch.fft.rfft(rows * torch.hann_window(32)).abs().square().mean((0, 1))
+        return float(power[16 - 2] / power[2])
+
+    torch.manual_seed(0)
+    assert grid(EqualizedBilinearUpConv2d(4, 8)) < 0.2 * grid(EqualizedUpConv2d(4, 8))
 
 
 def test_folded_layers_equal_their_two_steps() -> None:

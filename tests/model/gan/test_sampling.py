@@ -29,7 +29,7 @@ def test_image_k_does_not_depend_on_count(generator: Generator, count: int) -> N
 @pytest.mark.parametrize("batch", [1, 5, 12])
 def test_rendered_in_other_batches_an_image_changes_by_at_most_one_grey_level(generator: Generator, batch: int) -> None:
     reference = sample(generator, 1, 12, seed=3).astype(int)
-    z = latents(1, 0, 12, seed=3, dim=16)
+    z = latents(1, 0, 12, seed=3, dim=generator.config.inputs)
     parts = [render(generator, part, torch.ones(len(part), dtype=torch.int64)) for part in z.split(batch)]
     assert np.abs(np.concatenate(parts) - reference).max() <= 1
 
@@ -110,7 +110,7 @@ def test_attention_maps_tell_where_a_point_of_the_image_looks() -> None:
     with torch.no_grad():
         block.query.zero_()[0, 0] = block.key.zero_()[0, 1] = 4.0
     generator.get_submodule("blocks.0.conv").register_forward_hook(lambda *_: x.clone())
-    z, y = latents(0, 0, 1, seed=0, dim=8), torch.zeros(1, dtype=torch.int64)
+    z, y = latents(0, 0, 1, seed=0, dim=generator.config.inputs), torch.zeros(1, dtype=torch.int64)
     images, maps = attention_maps(generator, z, y, [(1.5 / 8, 6.5 / 8), (0.0, 0.99)])
     assert np.array_equal(images, render(generator, z, y))
     assert maps.keys() == {8}
@@ -120,7 +120,8 @@ def test_attention_maps_tell_where_a_point_of_the_image_looks() -> None:
 
 
 def test_attention_maps_leave_nothing_behind(generator: Generator) -> None:
-    z = latents(0, 0, 3, seed=0, dim=16)
+    z = latents(0, 0, 3, seed=0, dim=generator.config.inputs)
     attention_maps(generator, z, torch.ones(3, dtype=torch.int64), [(0.5, 0.5)])
     assert not any(module._forward_pre_hooks for module in generator.modules())
-    assert attention_maps(Generator(NetworkConfig(8, width=8)).eval(), torch.ones(1, 128), torch.zeros(1), [])[1] == {}
+    plain = Generator(NetworkConfig(8, width=8)).eval()
+    assert attention_maps(plain, torch.ones(1, plain.config.inputs), torch.zeros(1), [])[1] == {}

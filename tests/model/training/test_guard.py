@@ -40,7 +40,7 @@ class Painter(Generator):
     """Not a network: paints what `paint` makes of latents (B, 8) and classes (B,)."""
 
     def __init__(self, paint: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__(NetworkConfig(SIDE, width=1, latent_dim=8, classes=2))
+        super().__init__(NetworkConfig(SIDE, width=1, latent_dim=8, classes=2, noise=False))
         self.paint = paint
 
     def forward(self, z: Tensor, y: Tensor, truncation: float = 1.0) -> list[Tensor]:
@@ -101,7 +101,7 @@ def test_images_that_are_no_films_any_more_raise_an_alarm(what: str) -> None:
 
 
 def test_weights_that_are_no_numbers_raise_an_alarm_at_once() -> None:
-    broken = Generator(NetworkConfig(SIDE, width=2, latent_dim=8, classes=2))
+    broken = Generator(NetworkConfig(SIDE, width=2, latent_dim=8, classes=2, noise=False))
     with torch.no_grad():
         broken.conv.weight[0, 0, 0, 0] = math.nan
     reading = guard().check(broken, 1)
@@ -134,7 +134,7 @@ def test_one_bad_tick_is_forgiven() -> None:
 
 @pytest.mark.parametrize("warmup_kimg", [20, warm_up(10)])
 def test_an_untrained_generator_that_slowly_improves_raises_none(warmup_kimg: float) -> None:
-    untrained = Generator(NetworkConfig(SIDE, width=4, latent_dim=8, classes=2)).eval()
+    untrained = Generator(NetworkConfig(SIDE, width=4, latent_dim=8, classes=2, noise=False)).eval()
     mean = mean_film()
     steps = [
         Painter(lambda z, y, share=share: torch.lerp(mean.expand(len(z), 1, -1, -1), films(z), share))  # type: ignore[misc]

@@ -314,7 +314,7 @@ def test_what_other_code_or_another_torch_began_is_not_resumed(tmp_path: Path, m
         assert now() != before
     monkeypatch.setattr(loop, "MODEL", shutil.copytree(loop.MODEL, tmp_path / "model"))
     assert now() == before
-    for name, counts in (("measures/inception.py", False), ("classifier.py", False), ("gan/layers.py", True)):
+    for name, counts in (("measures/inception.py", False), ("memorisation.py", False), ("gan/layers.py", True)):
         with (loop.MODEL / name).open("a") as file:
             file.write("LEAK = 0.1\n")
         assert (now() != before) == counts

@@ -30,9 +30,13 @@ def test_both_sides_are_augmented_in_every_update(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("model.training.augment.Augmentation.__call__", lambda self, images: [x * 0 for x in images])
     trainer = Trainer(films(20), labels(20), TINY, dataclasses.replace(SHORT, augment_probability=1.0))
     seen: list[float] = []
-    trainer.discriminator.register_forward_pre_hook(
-        lambda module, inputs: seen.append(max(x.abs().max().item() for x in inputs[0]))
-    )
+    features = trainer.discriminator.features
+
+    def look(images: list[Tensor]) -> Tensor:
+        seen.append(max(x.abs().max().item() for x in images))
+        return features(images)
+
+    monkeypatch.setattr(trainer.discriminator, "features", look)
     trainer.step()
     assert len(seen) >= 2
     assert max(seen) == 0
@@ -74,11 +78,15 @@ def test_the_probability_follows_how_surely_d_tells_real_from_fake(monkeypatch: 
     trainer = Trainer(films(20), labels(20), TINY, config)
     sign = 1.0
 
-    def logits(real: list[Tensor], fake: list[Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
-        anything = sum(p.sum() for p in trainer.discriminator.parameters()) * 0 + torch.rand(len(y))
+    def features(real: list[Tensor], fake: list[Tensor]) -> tuple[Tensor, Tensor]:
+        anything = torch.rand(len(real[0]))
         return anything + sign, anything - sign
 
-    monkeypatch.setattr(trainer, "_logits", logits)
+    def logits(features: Tensor, y: Tensor) -> Tensor:
+        return features + sum(p.sum() for p in trainer.discriminator.parameters()) * 0
+
+    monkeypatch.setattr(trainer, "_features", features)
+    monkeypatch.setattr(trainer.discriminator, "logits", logits)
     used = [trainer.step()["augment_probability"].item() for _ in range(20)]
     assert used[0] == pytest.approx(0.2)
     assert used[1] < used[0]  # one batch of 8 does not yet make the average
@@ -90,13 +98,12 @@ def test_the_probability_follows_how_surely_d_tells_real_from_fake(monkeypatch: 
     assert used[-1] == 0
 
 
-def class_weights(trainer: Trainer) -> list[Tensor]:
-    nets = (trainer.generator, trainer.discriminator, trainer.ema)
-    return [net.embed.weight for net in nets if net.embed is not None]
+def class_weights(network: nn.Module) -> dict[str, Tensor]:
+    return {f"{name}.weight": m.weight for name, m in network.named_modules() if isinstance(m, nn.Embedding)}
 
 
 def images_differ(generator: Generator) -> bool:
-    z = torch.randn(1, generator.config.latent_dim).repeat(2, 1)
+    z = torch.randn(1, generator.config.inputs).repeat(2, 1)
     zero, one = generator(z, torch.tensor([0, 1]))[-1]
     return not torch.equal(zero, one)
 
@@ -105,22 +112,65 @@ def test_the_class_is_left_out_in_the_warm_up_and_learnt_from_zero_afterwards() 
     network = dataclasses.replace(TINY, classes=2)
     config = dataclasses.replace(SHORT, warmup_kimg=0.04, penalty_interval=1)
     trainer = Trainer(films(20), labels(10, 10), network, config)
+    networks = (trainer.generator, trainer.discriminator, trainer.ema)
     for _ in range(5):
         trainer.step()
-    assert len(class_weights(trainer)) == 3
-    assert all((weight == 0).all() for weight in class_weights(trainer))
+    assert [len(class_weights(network)) for network in networks] == [5, 1, 5]
+    assert all((weight == 0).all() for network in networks for weight in class_weights(network).values())
     assert not images_differ(trainer.generator)
     for optimizer, net in ((trainer.optimizer_g, trainer.generator), (trainer.optimizer_d, trainer.discriminator)):
         names = [name for name, _ in net.named_parameters()]
         with_state = {names[int(key.split(".")[0])] for key in optimizer_tensors(optimizer)}
-        assert with_state == set(names) - {"embed.weight"}
+        assert with_state == set(names) - class_weights(net).keys()
     trainer.step()
-    assert all((weight != 0).any() for weight in class_weights(trainer))
+    assert all((weight != 0).any() for network in networks for weight in class_weights(network).values())
     assert images_differ(trainer.generator)
     for optimizer, net in ((trainer.optimizer_g, trainer.generator), (trainer.optimizer_d, trainer.discriminator)):
-        assert net.embed is not None
-        assert optimizer.state[net.embed.weight]["step"] == 1  # Adam's first step of it, with a first step's size
-        assert net.embed.weight.abs().max().item() == pytest.approx(config.learning_rate, rel=0.01)
+        for weight in class_weights(net).values():
+            assert optimizer.state[weight]["step"] == 1  # Adam's first step of it, with a first step's size
+            assert weight.abs().max().item() == pytest.approx(config.learning_rate, rel=0.01)
+
+
+def test_a_wrong_label_counts_as_a_fake_at_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits are made to be 10 times the class that D is told."""
+    network = dataclasses.replace(TINY, classes=2)
+    config = dataclasses.replace(SHORT, mismatch=0.25, penalty_interval=1000)
+    trainer = Trainer(films(20), labels(10, 10), network, config)
+    trainer.steps = 1  # without a penalty
+    compared: list[tuple[list[float], list[float]]] = []
+
+    def loss(real: Tensor, fake: Tensor) -> Tensor:
+        compared.append((real.tolist(), fake.tolist()))
+        return real.sum() * 0 + 8.0
+
+    trainer.loss = trainer.loss._replace(discriminator=loss)
+    monkeypatch.setattr(trainer.discriminator, "logits", lambda features, y: 10.0 * y + features.sum() * 0)
+    totals: list[float] = []
+    monkeypatch.setattr(trainer, "_descend", lambda loss, *rest: totals.append(loss.item()))
+    stats = trainer.step()
+    (right, of_fakes), (again, wrong) = compared
+    assert right == of_fakes == again
+    assert wrong == [10.0 - value for value in right]
+    assert totals[0] == 8.0 + 0.25 * 8.0
+    assert stats["loss_discriminator"] == 8.0
+
+
+@pytest.mark.parametrize("images_of", ["one class", "several"])
+def test_an_auxiliary_classifier_there_is_where_there_are_classes(images_of: str) -> None:
+    classes = 1 if images_of == "one class" else 2
+    network = dataclasses.replace(TINY, classes=classes)
+    trainer = Trainer(films(20), labels(*[20 // classes] * classes), network, SHORT)
+    assert (trainer.auxiliary is not None) == (classes > 1)
+    without = Trainer(films(20), labels(*[20 // classes] * classes), network, dataclasses.replace(SHORT, auxiliary=0))
+    assert without.auxiliary is None
+    trainer.step()
+    without.step()
+    alike = all(
+        torch.equal(a, b) for a, b in zip(trainer.generator.parameters(), without.generator.parameters(), strict=True)
+    )
+    assert alike == (classes == 1)
+    for a, b in zip(trainer.discriminator.parameters(), without.discriminator.parameters(), strict=True):
+        assert torch.equal(a, b)  # it tells the generator alone
 
 
 @pytest.mark.parametrize(("loss", "share"), [("relativistic", 0.5), ("wgan_gp", 1.0)])

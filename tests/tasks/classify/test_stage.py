@@ -28,7 +28,7 @@ from tests.test_staleness import modules
 ROOT = Path(__file__).resolve().parents[3]
 OUTPUTS = ("downstream.json", "predictions.csv")
 SWEPT = Classify(
-    arms=["real", "duplicate", "msg_gan", "classic+msg_sagan"],
+    arms=["real", "duplicate", "classic", "msg_gan", "classic+msg_sagan"],
     steps=6,
     batch=8,
     bootstrap=100,
@@ -98,7 +98,7 @@ def test_what_is_written_is_whole_and_free_of_patients(swept: tuple[Path, dict[s
 def test_sweeps_hold_every_value_and_the_main_experiment(swept: tuple[Path, dict[str, Any]]) -> None:
     _, result = swept
     found = result["sweeps"]
-    adding = ["duplicate", "msg_gan", "classic+msg_sagan"]
+    adding = ["duplicate", "classic", "msg_gan", "classic+msg_sagan"]
     assert [(row["arm"], row["ratio"]) for row in found["ratio"]] == [(a, r) for a in adding for r in (0.5, 1.0)]
     assert [(row["arm"], row["fraction"]) for row in found["real_fraction"]] == [
         (a, f) for a in SWEPT.arms for f in (0.5, 1.0)
@@ -116,12 +116,12 @@ def test_sweeps_compare_synthetic_images_with_the_controls_at_the_same_value(
     for arm in ("msg_gan", "classic+msg_sagan"):
         for value in (0.5, 1.0):
             found = rows[arm, value]["differences"]
-            assert list(found) == ["duplicate", "real"]
+            assert list(found) == ["duplicate", "classic", "real"]
             for control, difference in found.items():
                 apart = rows[arm, value]["rare_auprc"]["mean"] - rows[control, value]["rare_auprc"]["mean"]
                 assert difference["mean"] == pytest.approx(apart, abs=2e-4)
                 assert difference["low"] < difference["mean"] < difference["high"]
-    assert all(list(row["differences"]) == ["duplicate"] for row in result["sweeps"]["ratio"][2:])
+    assert all(list(row["differences"]) == ["duplicate", "classic"] for row in result["sweeps"]["ratio"][4:])
 
 
 def test_cross_puts_real_and_synthetic_in_each_others_place(swept: tuple[Path, dict[str, Any]]) -> None:
@@ -133,6 +133,24 @@ def test_cross_puts_real_and_synthetic_in_each_others_place(swept: tuple[Path, d
     tests = predictions[(predictions["arm"] == "real") & (predictions["seed"] == 0)]["split"].value_counts()
     real = predictions[(predictions["split"] == "test") & (predictions["label"] == "rare")]["image_id"].nunique()
     assert tests["msg_gan"] == real
+
+
+def test_the_networks_of_classic_alone_say_what_all_synthetic_images_show(swept: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = swept
+    predictions = pd.read_csv(folder / "reports/predictions.csv")
+    shown = predictions[predictions["split"].isin(["msg_gan", "msg_sagan"]) & (predictions["arm"] != "real")]
+    assert set(shown["arm"]) == {"classic"}
+    assert (shown[["ratio", "fraction"]] == 1).all(axis=None)
+    for name in ("msg_gan", "msg_sagan"):
+        there = image_set.load(folder / "data/synthetic" / name).manifest["label"].value_counts()
+        for seed in SWEPT.seeds:
+            of_network = shown[(shown["split"] == name) & (shown["seed"] == seed)]
+            assert of_network["label"].value_counts().to_dict() == there.to_dict()
+            assert of_network["image_id"].is_unique
+        assert list(result["fidelity"][name]) == ["normal", "rare"]
+        for label, entry in result["fidelity"][name].items():
+            assert sum(entry["confused"].values()) == pytest.approx(1 - entry["value"], abs=2e-4)
+            assert entry["floor"] == pytest.approx(result["arms"]["classic"][f"recall_{label}"]["mean"], abs=2e-4)
 
 
 def test_killed_and_run_again_gives_the_same_bytes(
@@ -199,12 +217,14 @@ def test_kept_predictions_are_of_the_same_data_and_params_only(tmp_path: Path) -
     job = Job("msg_gan", 0)
     data = stage.Data(real, {"msg_gan": other}, {"rare": 12})
     params = Classify()
+    judge, redrawn = Job("classic", 0), stage.Data(real, {"msg_gan": real}, {"rare": 12})
+    assert stage._fingerprint(judge, data, params, "a") != stage._fingerprint(judge, redrawn, params, "a")
     moved = real.manifest.assign(split=np.roll(real.manifest["split"].to_numpy(), 5))
     variants = [
         (Job("msg_gan", 1), data, params),
         (Job("msg_gan", 0, ratio=0.5), data, params),
         (job, stage.Data(other, {"msg_gan": other}, {"rare": 12}), params),
-        (job, stage.Data(real, {"msg_gan": real}, {"rare": 12}), params),
+        (job, redrawn, params),
         (job, stage.Data(real, {"msg_gan": other}, {"rare": 13}), params),
         (
             job,

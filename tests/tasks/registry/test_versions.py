@@ -172,6 +172,7 @@ def test_an_entry_says_where_it_comes_from(register: Register) -> None:
     assert len(tags["dvc_lock"]) == 64
     assert tags["gate_diversity"].startswith("passed: MS-SSIM of pairs of rare by msg_gan")
     assert tags["gate_memorisation"].startswith("passed: 0.0% of the images of rare that msg_gan drew")
+    assert tags["gate_fidelity"].startswith("passed: Images of rare by msg_gan are recognised as rare 90 % of the time")
 
     with versions.fetched(versions.version(1)) as folder:
         record = folder / versions.RECORD
@@ -184,17 +185,21 @@ def test_an_entry_says_where_it_comes_from(register: Register) -> None:
     with versions.store() as client:
         found = client.get_model_version(versions.NAME, "1")
     assert found.run_id is None or found.run_id == ""  # this store knows of no training
-    assert found.description == entry.description(card)
+    assert found.description is not None
+    assert found.description.startswith(entry.description(card, {}))
+    gates = {name: tags[f"gate_{name}"] for name in ("memorisation", "diversity", "fidelity")}
+    assert found.description.endswith("## Gates\n\n" + "".join(f"- {name} {said}\n" for name, said in gates.items()))
 
 
 def test_a_description_says_where_pictures_are_and_shows_none() -> None:
     card = "# msg_gan\n\n![Samples](samples.png)\nA row a class.\n![Far](https://a.example/b.png)\n" + "x" * 6000
-    said = entry.description(card)
+    said = entry.description(card, {"fidelity": {"passed": False, "why": "Not measured."}})
     assert "(samples.png)" not in said
     assert "*Samples: see `samples.png` among the artifacts of the training run, or" in said
     assert "`artifacts/generator/samples.png` of the model.*\nA row a class." in said
     assert "![Far](https://a.example/b.png)" in said
     assert len(said) == 5000
+    assert said.endswith("x\n\n## Gates\n\n- fidelity not passed: Not measured.\n")
 
 
 def test_a_version_names_the_run_that_trained_its_weights(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The reason of the diversity gate says what was shown, and no more."""
+"""The reasons of the gates of diversity and of class fidelity say what was shown, and no more."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ import pytest
 from model.measures.similarity import ms_ssim_pairs
 from tasks.params import Quality
 from tasks.quality.stage import variety
-from tasks.report.gates import MS_SSIM_MARGIN, diversity
+from tasks.report.gates import MS_SSIM_MARGIN, diversity, fidelity
 from tests.model.measures.test_similarity import blobs
-from tests.tasks.results import varied
+from tests.tasks.results import recognised, varied
 
 
 def measured(value: float, low: float, high: float, error: float = 0.0, near_duplicates: float = 0.0) -> dict[str, Any]:
@@ -100,3 +100,43 @@ def test_a_class_whose_pairs_were_not_looked_at_for_near_duplicates_was_not_meas
     del found["measures"]["near_duplicates"]
     gate = diversity("msg_gan", {"classes": {"rare": found}}, {"rare": 9})
     assert gate == {"passed": False, "why": "The variety of the images of rare by msg_gan was not measured."}
+
+
+@pytest.mark.parametrize(
+    ("found", "passed", "words"),
+    [
+        (
+            recognised(0.17, 0.98),
+            False,
+            "(12 to 22 %), real test films 98 % (93 to 100 %): surely lower by more than 15",
+        ),
+        (recognised(0.9, 0.98), True, "90 % of the time (85 to 95 %), real test films 98 % (93 to 100 %): not surely"),
+        (recognised(0.77, 0.98), True, "real test films 98 % (93 to 100 %): not surely lower by more than 15 points."),
+        # Of few films, or of networks that differ, as low a share shows less.
+        (recognised(0.6, 0.98, error=0.2), True, "60 % of the time (40 to 80 %)"),
+        # Classifiers that call other films so nearly as often could not have seen it.
+        (recognised(0.6, 0.7, others=0.55), False, "and other test films 55 %: so classifiers cannot tell"),
+    ],
+)
+def test_a_class_that_is_not_recognised_closes_the_gate(found: dict[str, Any], passed: bool, words: str) -> None:
+    gate = fidelity("msg_gan", {"rare": found}, {"rare": 9})
+    assert gate["passed"] is passed, gate
+    assert gate["why"].startswith("Images of rare by msg_gan are recognised as rare ")
+    assert words in gate["why"]
+
+
+@pytest.mark.parametrize(
+    "found", [None, {}, {"other": recognised(0.9, 0.9)}, {"rare": recognised(0.9, 0.9) | {"floor": None}}]
+)
+def test_a_class_that_was_not_looked_at_has_not_passed(found: dict[str, Any] | None) -> None:
+    gate = fidelity("msg_gan", found, {"rare": 9, "none": 0})
+    assert not gate["passed"]
+    assert "the images of rare by msg_gan show their class was not measured: that takes the arm classic" in gate["why"]
+
+
+def test_every_class_that_is_not_recognised_is_named_and_else_the_nearest_to_it() -> None:
+    classes = {"a": recognised(0.2, 0.9), "b": recognised(0.9, 0.9), "c": recognised(0.1, 0.9)}
+    why = fidelity("msg_gan", classes, {"a": 9, "b": 9})["why"]  # c was not planned, and drawn
+    assert [label for label in classes if f"Images of {label} by" in why] == ["a", "c"]
+    classes = {"a": recognised(0.88, 0.9), "b": recognised(0.8, 0.9)}
+    assert fidelity("msg_gan", classes, {"a": 9, "b": 9})["why"].startswith("Images of b by msg_gan are")

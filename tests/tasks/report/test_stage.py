@@ -21,6 +21,7 @@ from tasks import image_set, provenance
 from tasks.errors import UserError
 from tasks.params import Imbalance, Params
 from tasks.report import charts, gallery, page, stage, verdict
+from tasks.report.gates import ENDS
 from tasks.tracking import runs
 from tests.tasks.results import ALARM, ARMS, GANS, write_results
 
@@ -31,6 +32,7 @@ PASSED = {"mean": 0.1, "low": 0.05, "high": 0.15}
 GATES = {
     "memorisation": {"passed": True, "why": "3 of 30 images were removed."},
     "diversity": {"passed": False, "why": f"Less varied than real films {HOSTILE}."},
+    "fidelity": {"passed": True, "why": "Recognised."},
 }
 
 
@@ -134,6 +136,11 @@ def test_the_page_says_what_was_found(made: Path, shown: Parsed) -> None:
     assert "0.045 against classic, 0.045 against duplicate, not known against real" in shown.text
     assert "Memorisation: passed" in shown.text
     assert "Diversity: not passed" in shown.text
+    assert "Class fidelity: passed" in shown.text
+    for name, found in ((name, downstream["fidelity"][name]["rare"]) for name in GANS):
+        value, floor = ([page.percent(found[key], 0) for key in keys] for keys in ENDS)
+        row = f"rare {name} {value[0]} ({value[1]} to {value[2]}) {floor[0]} ({floor[1]} to {floor[2]})"
+        assert f"{row} 4 % {', '.join(f'{other} 2 %' for other in found['confused'])}" in shown.text
     for values in downstream["arms"].values():
         assert page.figure(values["rare_auprc"]) in shown.text
         assert page.figure(values["brier"]) in shown.text
@@ -207,6 +214,8 @@ def test_metrics_have_the_figures_of_the_contract(made: Path) -> None:
     assert found["minimum_effect"] == {"classic": 0.045, "duplicate": 0.045, "real": None}
     value = quality["classes"]["rare"]["measures"]["coverage"]["value"]
     assert found["quality"]["msg_gan"]["rare"]["coverage"] == value
+    recognised = downstream["fidelity"]["msg_gan"]["rare"]
+    assert found["fidelity"]["msg_gan"]["rare"] == {"value": recognised["value"], "floor": recognised["floor"]}
 
 
 def test_mlflow_has_them_too_and_the_page(made: Path) -> None:
@@ -217,6 +226,7 @@ def test_mlflow_has_them_too_and_the_page(made: Path) -> None:
     assert run.data.tags["verdict"] == "no evidence"
     found = json.loads((made / "out/metrics.json").read_text())
     assert run.data.metrics["rare_auprc/classic_and_msg_sagan"] == found["rare_auprc"]["classic+msg_sagan"]
+    assert run.data.metrics["fidelity/msg_sagan.rare.value"] == found["fidelity"]["msg_sagan"]["rare"]["value"]
     assert run.data.metrics["quality/msg_gan.rare.coverage"] == found["quality"]["msg_gan"]["rare"]["coverage"]
     assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"report.html", "verdict.json"}
 
@@ -246,6 +256,7 @@ def test_without_rare_classes_there_is_a_page(tmp_path: Path, made: Path, monkey
     del found["comparison"]
     unseen = {"warnings": [], "looked_at": [], "not_known": ["view", "sex"], "groups": []}
     found |= {"sweeps": {"ratio": [], "real_fraction": []}, "tstr": [], "confounds": unseen}
+    found["fidelity"] = {name: {} for name in GANS}
     inputs.downstream.write_text(json.dumps(found))
     for folder in inputs.synthetic.values():
         facts = json.loads((folder / "dataset.json").read_text())

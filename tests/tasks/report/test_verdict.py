@@ -9,11 +9,12 @@ import pytest
 from tasks.classify.comparison import PRIMARY, compare
 from tasks.params import Classify
 from tasks.report.verdict import decide
-from tests.tasks.results import varied
+from tests.tasks.results import recognised, varied
 
 CLASSES = ["normal", "rare"]
 PARAMS = Classify(arms=["real", "duplicate", "classic", "msg_gan", "msg_sagan"], bootstrap=500)
 PLAN = {"rare": 100}
+GATES = ("memorisation", "diversity", "fidelity")
 
 
 def predictions(strength: dict[str, float], patients: int = 300) -> pd.DataFrame:
@@ -102,12 +103,24 @@ def test_the_interval_is_widened_for_two_arms_and_the_values_are_those_of_the_ar
 
 SCREENED = {"threshold": {"ncc": 0.9}, "false_alarms": 0.01, "classes": {"rare": {"drawn": 100, "removed": 3}}}
 VARIED = {"classes": {"rare": {"measures": varied(0.42, 0.38, 0.46, 0.4)}}}
+SHOWN = {"rare": recognised(0.9, 0.97)}
+ANOTHER = {"rare": recognised(0.17, 0.98)}
+UNLIKE = (
+    "Images of rare by msg_sagan are recognised as rare 17 % of the time (12 to 22 %), real test films 98 % "
+    "(93 to 100 %): surely lower by more than 15 points."
+)
 
 
-def of_msg_sagan(quality: dict[str, Any] | None, screening: dict[str, Any] | None) -> dict[str, Any]:
-    """A verdict of help, with these findings about the generator."""
-    arms = {"real": 0.9, "duplicate": 1.0, "classic": 0.9, "msg_gan": 1.0, "msg_sagan": 3.0}
+def of_msg_sagan(
+    quality: dict[str, Any] | None,
+    screening: dict[str, Any] | None,
+    shown: dict[str, Any] | None = SHOWN,
+    strength: float = 3.0,
+) -> dict[str, Any]:
+    """A verdict, of help unless `strength` is small, with these findings about the generator."""
+    arms = {"real": 0.9, "duplicate": 1.0, "classic": 0.9, "msg_gan": strength - 0.5, "msg_sagan": strength}
     result = compare(predictions(arms), CLASSES, ["rare"], PARAMS)
+    result["fidelity"] = {"msg_gan": {}} if shown is None else {"msg_sagan": shown}
     return decide(
         result, PLAN, {"msg_sagan": quality or {}, "msg_gan": VARIED}, {"msg_sagan": screening, "msg_gan": None}
     )
@@ -116,7 +129,7 @@ def of_msg_sagan(quality: dict[str, Any] | None, screening: dict[str, Any] | Non
 def test_help_with_open_gates_is_stated_as_it_is() -> None:
     found = of_msg_sagan(VARIED, SCREENED)
     assert found["verdict"] == "helps"
-    assert {name: gate["passed"] for name, gate in found["gates"].items()} == {"memorisation": True, "diversity": True}
+    assert {name: gate["passed"] for name, gate in found["gates"].items()} == dict.fromkeys(GATES, True)
     assert "not to be used" not in found["sentence"]
     assert found["classes"] == ["rare"]
     assert found["ratio"] == 1
@@ -124,37 +137,54 @@ def test_help_with_open_gates_is_stated_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quality", "screening", "gate", "why"),
+    ("quality", "screening", "shown", "gate", "why"),
     [
-        (VARIED, None, "memorisation", "was not measured"),
-        (VARIED, {**SCREENED, "false_alarms": None}, "memorisation", "no held-out films"),
-        (VARIED, {**SCREENED, "false_alarms": 0.3}, "memorisation", "30.0% of held-out films"),
-        (VARIED, {**SCREENED, "classes": {}}, "memorisation", "of rare was not measured"),
+        (VARIED, None, SHOWN, "memorisation", "was not measured"),
+        (VARIED, {**SCREENED, "false_alarms": None}, SHOWN, "memorisation", "no held-out films"),
+        (VARIED, {**SCREENED, "false_alarms": 0.3}, SHOWN, "memorisation", "30.0% of held-out films"),
+        (VARIED, {**SCREENED, "classes": {}}, SHOWN, "memorisation", "of rare was not measured"),
         (
             VARIED,
             {**SCREENED, "classes": {"rare": {"drawn": 100, "removed": 40}}},
+            SHOWN,
             "memorisation",
             "40.0% of the images",
         ),
-        (None, SCREENED, "diversity", "was not measured"),
-        ({"classes": {"rare": {"ms_ssim": {"mean": 0.4}}}}, SCREENED, "diversity", "was not measured"),
+        (None, SCREENED, SHOWN, "diversity", "was not measured"),
+        ({"classes": {"rare": {"ms_ssim": {"mean": 0.4}}}}, SCREENED, SHOWN, "diversity", "was not measured"),
         (
             {"classes": {"rare": {"measures": varied(0.7, 0.6, 0.8, 0.4)}}},
             SCREENED,
+            SHOWN,
             "diversity",
             "of rare by msg_sagan 0.700 (0.600 to 0.800), of real pairs 0.400 (0.400 to 0.400): surely above it",
         ),
+        (VARIED, SCREENED, None, "fidelity", "images of rare by msg_sagan show their class was not measured"),
+        (VARIED, SCREENED, ANOTHER, "fidelity", UNLIKE),
     ],
 )
 def test_help_behind_a_closed_gate_is_never_stated_alone(
-    quality: dict[str, Any] | None, screening: dict[str, Any] | None, gate: str, why: str
+    quality: dict[str, Any] | None,
+    screening: dict[str, Any] | None,
+    shown: dict[str, Any] | None,
+    gate: str,
+    why: str,
 ) -> None:
-    found = of_msg_sagan(quality, screening)
+    found = of_msg_sagan(quality, screening, shown)
     assert found["verdict"] == "helps"
     assert [name for name, g in found["gates"].items() if not g["passed"]] == [gate]
     assert why in found["gates"][gate]["why"]
     assert found["sentence"].endswith(found["gates"][gate]["why"])
     assert "But they are not to be used as they are" in found["sentence"]
+
+
+@pytest.mark.parametrize(("strength", "verdict"), [(1.0, "no evidence"), (0.0, "harms")])
+def test_images_that_do_not_show_their_class_are_named_where_they_do_not_help(strength: float, verdict: str) -> None:
+    found = of_msg_sagan(VARIED, SCREENED, ANOTHER, strength)
+    assert found["verdict"] == verdict
+    assert found["sentence"].endswith(f" {UNLIKE}")
+    assert "But they are not to be used" not in found["sentence"]
+    assert "recognised" not in of_msg_sagan(VARIED, SCREENED, SHOWN, strength)["sentence"]
 
 
 def test_classic_with_synthetic_images_must_beat_classic() -> None:

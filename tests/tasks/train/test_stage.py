@@ -76,7 +76,7 @@ def test_the_pictures_show_what_the_generator_does(trained: Path) -> None:
     strip = np.asarray(Image.open(trained / "models/msg_sagan/interpolation.png"))
     assert strip.shape == (2 * 34 + 2, 10 * 34 + 2)
     ends = np.concatenate([strip[36:68, 2:34], strip[36:68, -34:-2]]).reshape(2, 32, 32)  # of class 1
-    drawn = render(generator, latents(0, 0, 2, seed=0, dim=128), torch.ones(2, dtype=torch.int64))
+    drawn = render(generator, latents(0, 0, 2, seed=0, dim=generator.config.inputs), torch.ones(2, dtype=torch.int64))
     assert np.abs(ends.astype(int) - drawn).max() <= 1
     before = np.asarray(Image.open(trained / "models/msg_sagan/attention.png"))
     assert min(before.shape[:2]) > 2 * 160
