@@ -15,6 +15,7 @@ import torch
 from tasks.classify.comparison import ALWAYS_COMPARED
 from tasks.image_set import SPLITS
 from tasks.report.gates import ENDS
+from tasks.report.page import DAMAGED
 from tasks.report.stage import MEASURES
 
 REPORTS, MODELS, SYNTHETIC = Path("reports"), Path("models"), Path("data/synthetic")
@@ -46,9 +47,8 @@ def main() -> None:
     print()
     print(table(["class", *SPLITS, "to synthesise"], counts(imbalance)), "\n")
     print(table(["model", "kimg", "minutes", "images/s"], (training(name) for name in qualities)), "\n")
-    controls = ("blurred", "noisy", "one_image")
-    header = ["model", "class", "measure", "synthetic", "floor", *controls]
-    print(table(header, images(qualities, controls)), "\n")
+    header = ["model", "class", "measure", "synthetic", "floor", *DAMAGED]
+    print(table(header, images(qualities, DAMAGED)), "\n")
     print(table(["model", "class", "drawn", "removed", "by", "false alarms"], copies(screening)), "\n")
     header = ["model", "class", "recognised", "real test films", "other test films", "taken for"]
     print(table(header, shown(downstream["fidelity"])), "\n")

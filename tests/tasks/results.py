@@ -144,11 +144,11 @@ def recognised(
 def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str, Any]:
     def found(value: float, floor: float, damaged: Sequence[float], better: str) -> dict[str, Any]:
         value *= float(rng.uniform(0.9, 1.1))
-        names = ("blurred", "noisy", "one_image")
+        names = ("blurred", "slightly_blurred", "noisy", "slightly_noisy", "grid", "one_image")
         return {
             "value": round(value, 4),
-            "low": round(value * 0.9, 4),
-            "high": round(value * 1.1, 4),
+            "low": round(value - abs(value) * 0.1, 4),
+            "high": round(value + abs(value) * 0.1, 4),
             "floor": floor,
             "floor_low": round(floor * 0.9, 4),
             "floor_high": round(floor * 1.1, 4),
@@ -157,15 +157,22 @@ def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str
         }
 
     measures = {
-        "frechet_xray": (1.9, 0.61, (3.2, 4.4, 38.0), "low"),
-        "kid_xray": (0.012, 0.0004, (0.05, 0.08, 0.7), "low"),
-        "ms_ssim": (0.51, 0.42, (0.55, 0.35, 1.0), "floor"),
-        "near_duplicates": (0.002, 0.0, (0.001, 0.0, 1.0), "low"),
-        "precision": (0.71, 0.82, (0.4, 0.3, 1.0), "high"),
-        "recall": (0.55, 0.81, (0.5, 0.2, 0.0), "high"),
-        "density": (0.8, 0.99, (0.4, 0.2, 1.4), "high"),
-        "coverage": (0.7, 0.93, (0.6, 0.4, 0.02), "high"),
+        "frechet_xray": (1.9, 0.61, (3.2, 0.9, 4.4, 0.8, 0.7, 38.0), "low"),
+        "kid_xray": (0.012, 0.0004, (0.05, 0.002, 0.08, 0.001, 0.0008, 0.7), "low"),
+        "ms_ssim": (0.51, 0.42, (0.55, 0.44, 0.35, 0.41, 0.42, 1.0), "floor"),
+        "near_duplicates": (0.002, 0.0, (0.001, 0.0, 0.0, 0.0, 0.0, 1.0), "low"),
+        "precision": (0.71, 0.82, (0.4, 0.8, 0.3, 0.8, 0.81, 1.0), "high"),
+        "recall": (0.55, 0.81, (0.5, 0.8, 0.2, 0.78, 0.8, 0.0), "high"),
+        "density": (0.8, 0.99, (0.4, 0.9, 0.2, 0.9, 0.95, 1.4), "high"),
+        "coverage": (0.7, 0.93, (0.6, 0.9, 0.4, 0.9, 0.91, 0.02), "high"),
+        "two_sample_auroc": (0.87, 0.52, (1.0, 0.99, 1.0, 1.0, 1.0, 0.98), "low"),
+        "excess_power": (-2.4, 0.1, (-21.0, -4.2, 3.8, 1.6, 0.3, -0.2), "floor"),
+        "grid_power": (7.5, 2.8, (2.6, 2.7, 2.1, 2.5, 15.2, 5.3), "low"),
     }
+    frequency = np.arange(1, 17) / 32
+    real = -20 * np.log10(frequency) - 5
+    spectrum = {"frequency": frequency, "real": real, "real_low": real - 3, "real_high": real + 3}
+    spectrum["synthetic"] = real - 8 * frequency + rng.uniform(-1, 1)
     entry = {"real": 90, "synthetic": 300, "compared": 45}
     return {
         "model": name,
@@ -173,7 +180,11 @@ def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str
         "intervals": stage.INTERVALS.format(repeats=10),
         "extractors": {"frechet_xray": "An encoder learnt from the train split.", "inception": "Not used: no weights."},
         "classes": {
-            label: {"images": entry, "measures": {m: found(*facts) for m, facts in measures.items()}}
+            label: {
+                "images": entry,
+                "measures": {m: found(*facts) for m, facts in measures.items()},
+                "spectrum": {name: curve.tolist() for name, curve in spectrum.items()},
+            }
             for label in labels
         },
         "left_out": {},

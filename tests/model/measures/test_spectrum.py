@@ -36,7 +36,7 @@ def test_borders_that_do_not_meet_are_no_fine_detail(monkeypatch: pytest.MonkeyP
     """From black on the left to white on the right; without the window it has as much detail as noise of ten levels."""
     ramp = np.tile(np.linspace(0, 255, SIDE), (1, SIDE, 1)).round().astype(np.uint8)
     assert radial_power(ramp)[0, SIDE // 4 :].max() < 0
-    monkeypatch.setattr(spectrum.np, "hanning", np.ones)
+    monkeypatch.setattr(np, "hanning", np.ones)
     assert radial_power(ramp)[0, SIDE // 4 :].min() > 5
 
 

@@ -21,6 +21,8 @@ from tests.tasks.sets import write_set
 
 PARAMS = Quality(pairs=300, repeats=6)
 XRAY = ("frechet_xray", "kid_xray", "ms_ssim", "near_duplicates", "precision", "recall", "density", "coverage")
+SPECTRUM = ("excess_power", "grid_power")
+CONTROLS = {"blurred", "slightly_blurred", "noisy", "slightly_noisy", "grid", "one_image"}
 
 
 def films(n: int, seed: int) -> np.ndarray:
@@ -93,10 +95,19 @@ def test_one_good_image_repeated_is_caught_by_ms_ssim_and_coverage(real: np.ndar
 def test_an_entry_has_floor_and_controls_at_the_same_number_of_images(real: np.ndarray, network: Encoder) -> None:
     result = stage.measure(real, films(50, seed=1), network, PARAMS)
     assert result["images"] == {"real": 240, "synthetic": 50, "compared": 50}
-    assert tuple(sorted(result["measures"])) == tuple(sorted(XRAY))
+    assert set(result["measures"]) == {*XRAY, *SPECTRUM}
+    curves = result["spectrum"]
+    assert {name: len(curve) for name, curve in curves.items()} == dict.fromkeys(
+        ("frequency", "real", "real_low", "real_high", "synthetic"), 16
+    )
+    assert curves["frequency"][-1] == 0.5
+    assert all(
+        low < mean < high
+        for low, mean, high in zip(*(curves[k] for k in ("real_low", "real", "real_high")), strict=True)
+    )
     for name, entry in result["measures"].items():
         assert set(entry) == {"value", "low", "high", "floor", "floor_low", "floor_high", "damaged", "better"}
-        assert set(entry["damaged"]) == {"blurred", "noisy", "one_image"}
+        assert set(entry["damaged"]) == CONTROLS
         assert entry["low"] <= entry["value"] <= entry["high"], name
         assert entry["floor_low"] <= entry["floor"] <= entry["floor_high"], name
     frechet = result["measures"]["frechet_xray"]
@@ -169,7 +180,7 @@ def test_the_smallest_sets_give_finite_numbers(n: int, real: np.ndarray, network
 
 def test_the_stage_reports_by_class_and_says_what_was_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_set(tmp_path / "curated")
+    write_set(tmp_path / "curated", images=150)
     encoder.run(tmp_path / "curated", tmp_path / "encoder", EncoderParams(steps=3))
     assert encoder.load(tmp_path / "encoder")[1] == image_set.load(tmp_path / "curated").digest
     writer, rows = image_set.ShardWriter(tmp_path / "synthetic"), []
@@ -180,23 +191,30 @@ def test_the_stage_reports_by_class_and_says_what_was_left_out(tmp_path: Path, m
     image_set.save_index(tmp_path / "synthetic", manifest, ["normal", "rare"], 32, writer)
     out = tmp_path / "quality.json"
     folders = tmp_path / "curated", tmp_path / "synthetic", tmp_path / "encoder"
-    result = stage.run("msg_gan", *folders, out, Quality(pairs=10, repeats=2))
+    params = Quality(pairs=10, repeats=2, two_sample_steps=2)
+    result = stage.run("msg_gan", *folders, out, params)
     assert json.loads(out.read_text()) == result
     assert list(result["classes"]) == ["rare"]
     assert list(result["left_out"]) == ["normal"]
     assert result["extractors"]["inception"].startswith("Not used")
     assert "never" in result["extractors"]["frechet_xray"]
     assert "over 2 random divisions" in result["intervals"]
+    assert "2 steps" in result["extractors"]["two_sample_auroc"]
+    told = result["classes"]["rare"]["measures"]["two_sample_auroc"]
+    assert set(told["damaged"]) == CONTROLS
+    assert 0 <= told["low"] <= told["value"] <= told["high"] <= 1
+    assert 0 <= told["floor_low"] <= told["floor"] <= told["floor_high"] <= 1
+    assert stage.by_measure(result["classes"])["two_sample_auroc"]["rare.floor"] == told["floor"]
 
     write_json(tmp_path / "encoder/config.json", {"data_digest": "another"})
     with pytest.raises(UserError, match="an encoder of other films; make it again"):
-        stage.run("msg_gan", *folders, out, Quality(pairs=10, repeats=2))
+        stage.run("msg_gan", *folders, out, params)
     encoder.run(tmp_path / "curated", tmp_path / "encoder", EncoderParams(steps=3))
 
     of_one = pd.read_csv(tmp_path / "curated/manifest.csv")
     of_one.loc[of_one["label"] == "rare", "patient_id"] = "one"
     of_one.to_csv(tmp_path / "curated/manifest.csv", index=False)
-    result = stage.run("msg_gan", *folders, out, Quality(pairs=10, repeats=2))
+    result = stage.run("msg_gan", *folders, out, params)
     assert "of one patient" in result["left_out"]["rare"]
 
 

@@ -168,7 +168,12 @@ def test_it_has_the_pictures(shown: Parsed) -> None:
     assert (
         sum(word.startswith("Synthetic image") for word in words) == sum(w.startswith("Its nearest") for w in words) > 0
     )
-    for expected in ("ROC curves of rare", "precision–recall curves of rare", "Attention maps of msg_sagan"):
+    for expected in (
+        "Power spectra of rare",
+        "ROC curves of rare",
+        "precision–recall curves of rare",
+        "Attention maps of msg_sagan",
+    ):
         assert any(expected in word for word in words), expected
     assert sum("MS-SSIM of pairs over training" in word for word in words) == len(GANS)
     assert "Attention maps of msg_gan" not in words
@@ -418,11 +423,18 @@ def test_measures_that_lie_far_apart_get_a_logarithmic_axis() -> None:
     damaged = {"blurred": 3.0, "noisy": 30.0, "one_image": 300.0}
     found = charts.beside({"value": 30.0, "low": None, "high": None, "floor": 0.3, "damaged": damaged})
     assert found["log"]
-    assert found["dot"] == found["damaged"]["noisy"]
-    assert found["damaged"]["blurred"] - found["floor"] == pytest.approx(
-        found["dot"] - found["damaged"]["blurred"], abs=0.1
-    )
+    (blurred, _), (noisy, _), _ = found["damaged"]
+    assert found["dot"] == noisy
+    assert blurred - found["floor"] == pytest.approx(found["dot"] - blurred, abs=0.1)
     assert not charts.beside({"value": -1.0, "low": -2.0, "high": 0.0, "floor": 0.3, "damaged": damaged})["log"]
+
+
+def test_letters_that_would_lie_on_each_other_stand_together() -> None:
+    damaged = {"noisy": 1.0, "blurred": 0.999, "slightly_noisy": 0.7, "grid": 1.0, "one_image": 0.99}
+    found = charts.beside({"value": 0.9, "low": 0.8, "high": 0.95, "floor": 0.5, "damaged": damaged})
+    places, names = zip(*found["damaged"], strict=True)
+    assert names == (["slightly_noisy"], ["one_image", "blurred", "noisy", "grid"])
+    assert places[1] - places[0] > 20
 
 
 def test_the_page_is_small_enough_for_a_mail(made: Path) -> None:
