@@ -1,8 +1,8 @@
-"""The image measures on real films, as Markdown tables: which encoder ranks known damage best, and what they cost.
+"""The image measures on real films, as Markdown tables: which sees known damage, how well, and what they cost.
 
 python -m benchmarks.measures FOLDER     a folder with labels.csv (path, patient_id, label) and the films it names
 
-Takes a few minutes; the timings are of one thread for MS-SSIM and of two for the rest.
+Takes some minutes; the timings are of one thread for MS-SSIM and the two-sample test and of two for the rest.
 """
 
 import argparse
@@ -30,9 +30,13 @@ from model.measures.similarity import (
     ms_ssim_pairs,
     ms_ssim_scales,
 )
+from tasks.params import Quality
+from tasks.quality import stage
 from tasks.quality.controls import blur, noise
+from tasks.quality.two_sample import Sets, told_apart
 
 SIDE, HALF, REPEATS, SEEDS = 64, 300, 4, (0, 1)
+FEW, SEVERAL = 30, 120  # films of a class in the table of the two-sample test
 NORMAL, OTHER = "normal", "bacterial_pneumonia"
 
 
@@ -42,22 +46,24 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     torch.set_num_threads(2)
-    films = read(folder)
+    films, patients = read(folder)
     print(f"Films: {', '.join(f'{len(some)} {label}' for label, some in films.items())}, {SIDE} px.\n")
     print(encoders(films), "\n")
     print(costs(), "\n")
     torch.set_num_threads(1)
+    print(told(films, patients), "\n")
     print(speed())
 
 
-def read(folder: Path) -> dict[str, np.ndarray]:
-    """Films (N, SIDE, SIDE) uint8 by class, in random order."""
+def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Films (N, SIDE, SIDE) uint8 by class, in random order, and their patients (N,)."""
     labels = pd.read_csv(folder / "labels.csv").sample(frac=1, random_state=0)
-    result = {}
+    result, patients = {}, {}
     for label, rows in labels.groupby("label"):
         films = [cv2.imread(str(folder / path), cv2.IMREAD_GRAYSCALE) for path in rows["path"][: 4 * HALF]]
         result[str(label)] = np.stack([cv2.resize(film, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for film in films])
-    return result
+        patients[str(label)] = rows["patient_id"].to_numpy()[: len(films)]
+    return result, patients
 
 
 Damage = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # of the films (N, H, W) uint8 of one half
@@ -132,6 +138,37 @@ def supervised(images: np.ndarray, labels: np.ndarray, seed: int, config: Encode
         optimiser.step()
         schedule.step()
     return network.eval()
+
+
+def told(films: dict[str, np.ndarray], patients: dict[str, np.ndarray]) -> str:
+    """What the two-sample test, frechet_xray and the spectra say of films of other patients and of damaged ones.
+
+    Means of two classes; the seconds are of the two-sample test with its floor and all its controls.
+    """
+    network = train_encoder(np.concatenate(list(films.values())), EncoderConfig())[0]
+    rows = []
+    for count in (FEW, SEVERAL):
+        classes = {}
+        for label in (NORMAL, OTHER):
+            first = np.isin(patients[label], np.unique(patients[label])[::2])
+            real, others = np.flatnonzero(first)[:count], np.flatnonzero(~first)[:count]
+            classes[label] = Sets(films[label][real], patients[label][real], films[label][others])
+        start = time.process_time()
+        aurocs = told_apart(classes, Quality())
+        seconds = time.process_time() - start
+        found = []
+        for label, some in classes.items():
+            entries = stage.measure(some.real, some.synthetic, network, Quality(), None, some.patients)["measures"]
+            value, floor, damaged = aurocs[label]
+            auroc = {"value": value[0], "floor": floor[0], "damaged": damaged}
+            named = (auroc, *(entries[name] for name in ("frechet_xray", "excess_power", "grid_power")))
+            found.append([[entry["value"], entry["floor"], *entry["damaged"].values()] for entry in named])
+        numbers = np.mean(found, axis=0)
+        numbers[1] /= numbers[1, 1]  # the Fréchet distance, over its floor
+        for kind, row in zip(("films of other patients", "the floor", *damaged), numbers.T, strict=True):
+            rows.append((count, kind.replace("_", " "), *(f"{number:.2f}" for number in row), f"{seconds:.0f}"))
+    header = ["films a class", "beside real films", "two-sample AUROC", "frechet_xray / floor", "excess_power, dB"]
+    return table([*header, "grid_power, dB", "seconds of CPU"], rows)
 
 
 def costs() -> str:

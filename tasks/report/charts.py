@@ -10,6 +10,8 @@ from typing import Any
 
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+LETTER = 2.4  # percent of the width of an axis
+
 Interval = Mapping[str, Any]  # mean, low, high: numbers or None
 
 
@@ -87,13 +89,15 @@ def beside(measure: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _clusters(places: Mapping[str, float]) -> list[tuple[float, list[str]]]:
-    """Names by their place; those whose letters would lie on each other share the place of the first."""
+    """Names from left to right; those whose letters would lie on each other stand together in their middle."""
     found: list[tuple[float, list[str]]] = []
     for name, place in sorted(places.items(), key=lambda item: item[1]):
-        if found and place - found[-1][0] < 2 * len(found[-1][1]):
-            found[-1][1].append(name)
-        else:
-            found.append((place, [name]))
+        names = [name]
+        while found and place - found[-1][0] < LETTER * (len(names) + len(found[-1][1])) / 2:
+            before, others = found.pop()
+            place = (before * len(others) + place * len(names)) / (len(others) + len(names))
+            names = others + names
+        found.append((round(place, 2), names))
     return found
 
 

@@ -58,10 +58,10 @@ WORDS = {  # of measures: name, what it says
 }
 BETTER = {"low": "lower is better", "high": "higher is better", "floor": "nearer to the floor is better"}
 DAMAGED = {  # the letter on the axis, and what it stands for
-    "blurred": ("B", "blurred, sigma 1 px"),
-    "slightly_blurred": ("b", "0.5 px"),
-    "noisy": ("N", "noisy, sigma 10 grey levels"),
-    "slightly_noisy": ("n", "5 grey levels"),
+    "blurred": ("B", "blurred, 1 px"),
+    "slightly_blurred": ("b", "slightly blurred, 0.5 px"),
+    "noisy": ("N", "noisy, 10 grey levels"),
+    "slightly_noisy": ("n", "slightly noisy, 5 grey levels"),
     "grid": ("g", "a grid of 2 grey levels"),
     "one_image": ("1", "one image repeated"),
 }

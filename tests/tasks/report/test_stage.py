@@ -430,7 +430,7 @@ def test_measures_that_lie_far_apart_get_a_logarithmic_axis() -> None:
 
 
 def test_letters_that_would_lie_on_each_other_stand_together() -> None:
-    damaged = {"noisy": 1.0, "blurred": 0.999, "slightly_noisy": 0.7, "grid": 1.0, "one_image": 0.99}
+    damaged = {"noisy": 1.0, "blurred": 0.999, "slightly_noisy": 0.7, "grid": 1.0, "one_image": 0.98}
     found = charts.beside({"value": 0.9, "low": 0.8, "high": 0.95, "floor": 0.5, "damaged": damaged})
     places, names = zip(*found["damaged"], strict=True)
     assert names == (["slightly_noisy"], ["one_image", "blurred", "noisy", "grid"])
