@@ -16,6 +16,7 @@ from torch.nn import functional as F
 FOLDS = 4
 CROP = 32  # side of what a network learns from: what gives an image away is mostly texture, and that is everywhere
 ALIGN = 4  # crops begin at multiples of it, so that a grid of two or four pixels lies the same way in all of them
+CHUNK_PIXELS = 1 << 19  # of each fold, scored at once: about 100 MB of features
 WIDTHS = (2, 16, 32, 32)
 
 
@@ -118,10 +119,11 @@ def _batches(
 
 
 @torch.no_grad()
-def _scores(networks: Networks, images: np.ndarray, folds: np.ndarray, rows: int = 32) -> np.ndarray:
+def _scores(networks: Networks, images: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Logits (N,) of whole images (N, H, W), each by the network of its fold."""
     scores = np.empty(len(images))
     members = [np.flatnonzero(folds == k) for k in range(FOLDS)]
+    rows = max(1, CHUNK_PIXELS // images[0].size)
     for start in range(0, max(map(len, members)), rows):
         some = [of_fold[start : start + rows] for of_fold in members]
         batch = np.zeros((max(map(len, some)), FOLDS, *images.shape[1:]), dtype=np.uint8)

@@ -31,7 +31,7 @@ from tasks.files import write_json
 from tasks.params import Quality
 from tasks.quality import encoder as encoder_stage
 from tasks.quality import inception
-from tasks.quality.controls import ONE_IMAGE, damaged_films
+from tasks.quality.controls import DAMAGE, ONE_IMAGE
 from tasks.quality.two_sample import TOLD_BY, Range, Sets, told_apart
 from tasks.tracking import runs
 
@@ -138,7 +138,7 @@ def measure(
     """
     patients = np.arange(len(real)) if patients is None else patients
     rng = np.random.default_rng(params.seed)
-    damaged = damaged_films(real, rng)
+    damaged = {kind: damage(real, rng) for kind, damage in DAMAGE.items()}
     n = min(*map(len, halves(patients, rng)), len(synthetic))
     result = variety(real, synthetic, params, patients, damaged)
     images = {"real": real, "synthetic": synthetic, **damaged}

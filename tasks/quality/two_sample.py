@@ -7,7 +7,7 @@ import numpy as np
 
 from model.measures.two_sample import FOLDS, TwoSampleConfig, auroc, deal, held_out_scores
 from tasks.params import Quality
-from tasks.quality.controls import ONE_IMAGE, damaged_films
+from tasks.quality.controls import DAMAGE, ONE_IMAGE
 
 MIN_PATIENTS = 2 * FOLDS  # of a class: so both halves of the floor have one in each fold
 FLOORS = 3
@@ -55,12 +55,12 @@ def told_apart(classes: Mapping[str, Sets], params: Quality) -> dict[str, tuple[
     sets = list(taken.values())
     _, patients = np.unique(np.concatenate([some.patients for some in sets]), return_inverse=True)
     real = _sample([some.real for some in sets], patients)
-    damaged = [damaged_films(some.real, rng) for some in sets]
     value = _against(real, _sample([some.synthetic for some in sets]), config)
     divided = [deal(real.patients, real.labels, 2, rng) == 1 for _ in range(FLOORS)]
     floor = np.mean([_judged(real, half, config) for half in divided], axis=0)
     controls = {
-        kind: _against(real, _sample([films[kind] for films in damaged], patients), config) for kind in damaged[0]
+        kind: _against(real, _sample([damage(some.real, rng) for some in sets], patients), config)
+        for kind, damage in DAMAGE.items()
     }
     repeated = [np.repeat(some.real[:1], len(some.real), axis=0) for some in sets]
     controls[ONE_IMAGE] = _against(real, _sample(repeated), config)
