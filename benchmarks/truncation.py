@@ -66,7 +66,7 @@ def trained(
     parts: dict[Scenario, list[pd.DataFrame]] = {scenario: [] for scenario in scenarios}
     for (arm, value), seed in track(trials, len(trials), "truncation"):
         images = drawn.get((GENERATOR_OF.get(arm, ""), value))
-        chosen = training_set(arm, real, images, plan, seed)
+        chosen = training_set(arm, real, images, plan, seed, balance=section.classify.balance)
         parts[arm, value].append(predictions_of(chosen, real, section.classify, seed))
     predictions = {scenario: pd.concat(per_seed, ignore_index=True) for scenario, per_seed in parts.items()}
     return predictions, held_out(predictions[scenarios[0]], real.classes, section.classify.bootstrap)
@@ -97,7 +97,7 @@ def main() -> None:
     section, real, report = params.load(), image_set.load(paths.CURATED), read(paths.IMBALANCE)
     plan = {label: count for label, count in report["plan"].items() if count}
     with tempfile.TemporaryDirectory() as scratch:
-        drawn = draw(plan, section, values, Path(scratch))
+        drawn = draw(report["draw"], section, values, Path(scratch))
         header = ["model", "class", "truncation", *(f"{name} (floor)" for name in SHOWN)]
         print(table(header, looked_at(real, drawn, plan, section)), "\n", flush=True)
         predictions, test = trained(real, drawn, plan, section, values)

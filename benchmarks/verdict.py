@@ -72,7 +72,9 @@ PLAN: dict[str, int] = {RARE: TRAIN[0] - TRAIN[1]}
 CONTROLS: tuple[Arm, ...] = ("real", "duplicate", "classic")
 TREATMENTS = ("oracle", "shuffled", "copies")
 ARMS: tuple[Arm, ...] = ("msg_sagan", "classic+msg_sagan")  # whose images they take the place of
-PARAMS = Classify(arms=list(CONTROLS), seeds=list(range(5)), steps=150, bootstrap=1000)
+PARAMS = Classify(
+    arms=list(CONTROLS), seeds=list(range(5)), balance="rare", steps=150, max_cycles=1, bootstrap=1000
+)
 
 
 def image_set(films: dict[str, np.ndarray], split: str) -> ImageSet:
@@ -123,10 +125,10 @@ def repetition(number: int) -> dict[str, Any]:
     """The verdict on each treatment."""
     torch.set_num_threads(1)
     real, added = draw(number)
-    controls = predictions(Data(real, {}, PLAN), CONTROLS)
+    controls = predictions(Data(real, {}, PLAN, PARAMS.balance), CONTROLS)
     row: dict[str, Any] = {"repetition": number, "settings": SETTINGS}
     for name, images in added.items():
-        treated = predictions(Data(real, {"msg_sagan": images}, PLAN), ARMS)
+        treated = predictions(Data(real, {"msg_sagan": images}, PLAN, PARAMS.balance), ARMS)
         params = PARAMS.model_copy(update={"arms": [*CONTROLS, *ARMS]})
         result = compare(pd.concat([controls, treated], ignore_index=True), list(CLASSES), [RARE], params)
         verdict = decide(result, PLAN)

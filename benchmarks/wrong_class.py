@@ -36,11 +36,11 @@ def repetition(number: int) -> dict[float, Row]:
         count = round(share * len(right.images))
         images = np.concatenate([wrong[:count], right.images[count:]])
         sets[f"{share:g}"] = ImageSet(images, right.manifest, right.classes, f"{share:g}")
-    controls = predictions(Data(real, sets, PLAN), [ARM])
+    controls = predictions(Data(real, sets, PLAN, PARAMS.balance), [ARM])
     test = held_out(controls, list(CLASSES), PARAMS.bootstrap)
 
     def area(arm: str, synthetic: dict[str, ImageSet]) -> float:
-        rows = controls if arm == ARM else predictions(Data(real, synthetic, PLAN), [arm])
+        rows = controls if arm == ARM else predictions(Data(real, synthetic, PLAN, PARAMS.balance), [arm])
         return float(measure(rows, list(CLASSES), [CLASSES.index(RARE)], test)[PRIMARY][:, 0].mean())
 
     found, base = fidelity(controls, list(CLASSES), PARAMS.confidence), area(ARM, {})

@@ -1,6 +1,6 @@
-"""The downstream classifier: a small residual network, trained for a given number of steps on given batches.
+"""The downstream classifier: a small residual network, trained in cycles on given batches until validation says stop.
 
-With validation images the weights of the best of EVALUATIONS points are kept and the probabilities are calibrated.
+With validation images the best weights of all points that were looked at are kept, and the probabilities calibrated.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,13 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-EVALUATIONS = 10  # points of a training at which validation is looked at, evenly spread, the last step among them
+EVALUATIONS = 10  # points of a cycle at which validation is looked at, evenly spread, the last step among them
 TEMPERATURES = np.geomspace(0.1, 20, 107)  # 5 % apart
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
+    """A cycle is `steps` optimiser steps under a one-cycle schedule. There are `max_cycles` at most."""
+
     steps: int = 250
+    patience: int = 1  # cycles without a lower validation loss, after which a training ends
+    max_cycles: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     seed: int = 0
@@ -57,11 +61,13 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Trained:
-    """A network in eval mode that gives logits, the temperature of its probabilities, and the step it is from."""
+    """A network in eval mode that gives logits, and the temperature of its probabilities."""
 
     network: nn.Module
     temperature: float
-    step: int
+    step: int  # that the weights are from
+    curve: tuple[tuple[int, float], ...]  # the step and the validation loss of every point that was looked at
+    gaining: bool  # it ended at `max_cycles` while validation did not yet say stop
 
 
 def train_classifier(
@@ -71,25 +77,55 @@ def train_classifier(
     class_weights: np.ndarray | None = None,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     build: Callable[[int], nn.Module] = Classifier,
+    first: Iterator[tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Trained:
     """Train on `batches` of images (B, H, W) uint8 and labels (B,) int64, on the GPU if there is one.
 
     `class_weights` (classes,) weigh the cross-entropy. `build` makes the network for a number of classes. The start
     depends on the seed alone, so that arms of an experiment that share a seed start from the same weights.
 
-    `validation` is images (V, H, W) uint8 and labels (V,): of EVALUATIONS points on the way the weights with the
+    `validation` is images (V, H, W) uint8 and labels (V,): of EVALUATIONS points of each cycle the weights with the
     lowest `calibrated_loss` are kept, in which every class counts the same, and the temperature is fitted in which
-    every image does. Without validation images the last weights are kept, at temperature 1.
+    every image does. The next cycle starts from them with a fresh optimiser: a warm restart (arXiv 1608.03983). When
+    `patience` cycles on end have brought no lower loss, the training ends.
+
+    `first`: a first cycle on other batches, one of `max_cycles`. It hands on its best weights, which are never the
+    result: those of at least one cycle on `batches` are. Without validation images there is one cycle on `batches`,
+    whose last weights are kept, at temperature 1.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = build(classes)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the stubs lack it
-    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps)
     weights = None if class_weights is None else torch.from_numpy(class_weights).float().to(device)
     best = _Best(validation, classes)
+    cycles = waited = 0
+    if first is not None:
+        _cycle(network, first, config, weights, best)
+        best.forget()
+        cycles = 1
+    going_on = True
+    while going_on:
+        before = best.loss
+        _cycle(network, batches, config, weights, best)
+        cycles += 1
+        waited = 0 if best.loss < before else waited + 1
+        going_on = validation is not None and waited < config.patience and cycles < config.max_cycles
+    return best.trained(network.eval(), gaining=waited < config.patience)
+
+
+def _cycle(
+    network: nn.Module,
+    batches: Iterator[tuple[np.ndarray, np.ndarray]],
+    config: ClassifierConfig,
+    weights: Tensor | None,
+    best: "_Best",
+) -> None:
+    """One schedule from its warm-up to its end; the network is then the best so far."""
+    device = next(network.parameters()).device
+    optimiser = torch.optim.AdamW(network.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps)
     looks = {round(config.steps * k / EVALUATIONS) for k in range(1, EVALUATIONS + 1)}
     network.train()
     for step, (images, labels) in zip(range(1, config.steps + 1), batches, strict=False):
@@ -102,11 +138,11 @@ def train_classifier(
         if step in looks:
             best.look(network, step)
             network.train()
-    return best.trained(network.eval(), config.steps)
+    best.restore(network, config.steps)
 
 
 class _Best:
-    """The weights of a training that were best on validation."""
+    """The weights of a training that were best on validation, and all that was read there."""
 
     def __init__(self, validation: tuple[np.ndarray, np.ndarray] | None, classes: int) -> None:
         self.images, self.labels = validation or (np.empty(0, np.uint8), np.empty(0, np.int64))
@@ -114,22 +150,35 @@ class _Best:
         self.balance = 1 / counts[self.labels]
         self.loss, self.step, self.logits = np.inf, 0, np.empty(0)
         self.state: dict[str, Tensor] = {}
+        self.before = 0  # steps of the cycles that have ended
+        self.curve: list[tuple[int, float]] = []
 
     def look(self, network: nn.Module, step: int) -> None:
+        """Read validation at a step of the present cycle."""
         if not len(self.labels):
             return
         found = logits(network.eval(), self.images)
         loss, _ = calibrated_loss(found, self.labels, self.balance)
+        self.curve.append((self.before + step, loss))
         if loss < self.loss:
-            self.loss, self.step, self.logits = loss, step, found
+            self.loss, self.step, self.logits = loss, self.before + step, found
             self.state = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
-    def trained(self, network: nn.Module, steps: int) -> Trained:
+    def restore(self, network: nn.Module, steps: int) -> None:
+        """End a cycle of so many steps."""
+        self.before += steps
+        if self.state:
+            network.load_state_dict(self.state)
+
+    def forget(self) -> None:
+        """Nothing that was read is to be the result."""
+        self.loss, self.state = np.inf, {}
+
+    def trained(self, network: nn.Module, gaining: bool) -> Trained:
         if not self.state:
-            return Trained(network, 1.0, steps)
-        network.load_state_dict(self.state)
+            return Trained(network, 1.0, self.before, (), gaining=False)
         _, temperature = calibrated_loss(self.logits, self.labels, np.ones(len(self.labels)))
-        return Trained(network, temperature, self.step)
+        return Trained(network, temperature, self.step, tuple(self.curve), gaining)
 
 
 def calibrated_loss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

@@ -176,11 +176,11 @@ def synthesize(
     ] = None,
     params: ParamsFile = params_module.PARAMS_FILE,
 ) -> None:
-    """Draw images: the plan, or COUNT of one class.
+    """Draw images: of every class what the plan needs, or COUNT of one.
 
     Copies of films are left out. Only the plan of the pipeline is written where the pipeline looks for it.
     """
-    from tasks.imbalance import planned
+    from tasks.imbalance import to_draw
     from tasks.registry import films
     from tasks.synthesize import stage
     from tasks.synthesize.screening import NOT_SCREENED
@@ -189,7 +189,7 @@ def synthesize(
         raise UserError("--count says how many images of one class; name it with --label")
     given = {name: value for name, value in (("seed", seed), ("truncation", truncation)) if value is not None}
     section = _params(params).synthesize.model_copy(update=given)
-    plan = {label: count or 100} if label is not None else planned(IMBALANCE)
+    plan = {label: count or 100} if label is not None else to_draw(IMBALANCE)
     of_pipeline = model in SYNTHETIC_ARMS and form == "shards" and not (given or label or curated)
     exported = EXPORTS / "-".join([Path(model).name, *([f"{label}-{count or 100}"] if label else []), form])
     target = out or (SYNTHETIC / model if of_pipeline else exported)

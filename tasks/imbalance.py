@@ -33,10 +33,12 @@ def run(curated_folder: Path, report: Path, plots_folder: Path, params: Imbalanc
 
 
 def analyse(manifest: pd.DataFrame, classes: list[str], params: Imbalance) -> dict[str, Any]:
-    """Counts by class and split, imbalance ratio, effective number of samples and the plan.
+    """Counts by class and split, imbalance ratio, effective number of samples, the plan and what is drawn for it.
 
     `imbalance_ratio` is the largest class over the smallest, in train images. The effective number is that of
-    Cui et al. 2019 (arXiv 1901.05555), (1 - beta^n) / (1 - beta).
+    Cui et al. 2019 (arXiv 1901.05555), (1 - beta^n) / (1 - beta). `plan` is what rare classes lack. `draw` is of every
+    class as many as the plan asks of any: some classifiers learn from synthetic images of common classes too, or what
+    tells synthetic from real would tell them rare from common.
     """
     by_class: dict[str, dict[str, Any]] = {}
     for label in classes:
@@ -51,20 +53,31 @@ def analyse(manifest: pd.DataFrame, classes: list[str], params: Imbalance) -> di
         by_class[label]["effective_number"] = round((1 - params.beta**n) / (1 - params.beta), 2)
     rare = [label for label, n in train.items() if n < params.rare_below * largest]
     missing = {label: round(params.fill_to * largest) - train[label] for label in rare}
+    plan = {label: n for label, n in missing.items() if n > 0}
     return {
         "imbalance_ratio": round(largest / min(train.values()), 3),
         "classes": by_class,
         "rare": rare,
-        "plan": {label: n for label, n in missing.items() if n > 0},
+        "plan": plan,
+        "draw": dict.fromkeys(classes, max(plan.values())) if plan else {},
     }
 
 
 def planned(imbalance_report: Path) -> dict[str, int]:
-    """The plan of the stage `imbalance`: how many images of which class. Raises UserError where there is none."""
+    """The plan of the stage `imbalance`: how many images of which rare class. Raises UserError where there is none."""
+    return _counts(imbalance_report, "plan")
+
+
+def to_draw(imbalance_report: Path) -> dict[str, int]:
+    """How many images of which class are drawn for the plan. Raises UserError where it is not said."""
+    return _counts(imbalance_report, "draw")
+
+
+def _counts(imbalance_report: Path, key: str) -> dict[str, int]:
     try:
-        plan: dict[str, int] = json.loads(imbalance_report.read_text(encoding="utf-8"))["plan"]
-        if all(isinstance(count, int) and count >= 0 for count in plan.values()):
-            return plan
+        counts: dict[str, int] = json.loads(imbalance_report.read_text(encoding="utf-8"))[key]
+        if all(isinstance(count, int) and count >= 0 for count in counts.values()):
+            return counts
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UserError(f"{imbalance_report} holds no plan; run `xraysynth imbalance`, or name a class with --label")

@@ -21,12 +21,19 @@ LabelFormat = Literal["table", "folder", "dicom_tag", "chestxray14", "rsna", "vi
 Fit = Literal["pad", "crop", "stretch"]
 ExecutorName = Literal["processes", "dask"]
 GanName = Literal["msg_gan", "msg_sagan"]
-ControlArm = Literal["real", "class_weight", "duplicate", "classic"]
-Arm = Literal[ControlArm, GanName, "classic+msg_sagan"]
+ControlArm = Literal["real", "class_weight", "duplicate", "classic", "two_stage_classic"]
+TwoStageArm = Literal["two_stage_msg_gan", "two_stage_msg_sagan"]
+Arm = Literal[ControlArm, GanName, "classic+msg_sagan", TwoStageArm]
+Balance = Literal["rare", "all"]
 Loss = Literal["relativistic", "relativistic_average_hinge", "non_saturating", "wgan_gp"]
 SYNTHETIC_ARMS: tuple[str, ...] = get_args(GanName)  # named after the generator whose images they add
 CONTROL_ARMS: tuple[str, ...] = get_args(ControlArm)
-GENERATOR_OF = {**{name: name for name in SYNTHETIC_ARMS}, "classic+msg_sagan": "msg_sagan"}  # of arms with synthetic
+TWO_STAGE = "two_stage_"  # what arms are called that have a first stage of their own
+GENERATOR_OF = {  # of arms with synthetic images
+    **{name: name for name in SYNTHETIC_ARMS},
+    "classic+msg_sagan": "msg_sagan",
+    **{arm: arm.removeprefix(TWO_STAGE) for arm in get_args(TwoStageArm)},
+}
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -183,13 +190,17 @@ class Classify(Section):
         "class_weight",
         "duplicate",
         "classic",
-        "msg_gan",
-        "msg_sagan",
+        "two_stage_classic",
         "classic+msg_sagan",
+        "two_stage_msg_gan",
+        "two_stage_msg_sagan",
     ]
     seeds: Annotated[list[Seed], Field(min_length=2), AfterValidator(_unique)] = [0, 1]
     network: Literal["small", "densenet121"] = "small"
+    balance: Balance = "all"
     steps: Count = 250
+    patience: Count = 1
+    max_cycles: Count = 8
     batch: Annotated[int, Field(ge=2)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     bootstrap: Annotated[int, Field(ge=100)] = 2000
@@ -197,6 +208,13 @@ class Classify(Section):
     ratios: Annotated[list[Share], AfterValidator(_unique)] = []
     real_fractions: Annotated[list[Share], AfterValidator(_unique)] = []
     tstr: bool = False
+    workers: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _two_stages_fit(self) -> "Classify":
+        if self.max_cycles < 2 and (staged := [arm for arm in self.arms if arm.startswith(TWO_STAGE)]):
+            raise ValueError(f"{staged[0]} has two stages and needs max_cycles of 2 or more")
+        return self
 
 
 class Report(Section):

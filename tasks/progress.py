@@ -1,15 +1,22 @@
-"""Long work: the cores that there are for it, and its progress, a bar on a terminal and lines elsewhere."""
+"""Long work: the cores that there are for it, processes, and its progress, a bar on a terminal and lines elsewhere."""
 
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait as wait_for_end
 from typing import NamedTuple, TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 SECONDS_BETWEEN_LINES = 10.0
 LINE = re.compile(r"(?P<what>[^:]+): (?P<done>\d+(?:\.\d+)?)/(?P<total>\d+(?:\.\d+)?)(?: \w+)?, ")
@@ -25,6 +32,73 @@ class Share(NamedTuple):
 def cores() -> int:
     """Those this process may use: fewer than the machine has under taskset or in a container."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def side_by_side(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """Yield `work(item)` for all items, as they come; in other processes where `workers` is above 1.
+
+    An item is taken when a worker is free for it. `work` and the items must be picklable then. An exception ends the
+    workers at once; raises BrokenProcessPool when one was ended from outside.
+    """
+    if workers < 2:
+        yield from map(work, items)
+        return
+    others = active_children()
+    with processes(workers) as pool:
+        running: set[Future[R]] = set()
+        try:
+            for item in items:
+                running.add(pool.submit(work, item))
+                if len(running) == workers:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            yield from (future.result() for future in as_completed(running))
+        except BaseException:
+            for child in active_children():
+                if child not in others:
+                    child.terminate()
+            raise
+
+
+@contextmanager
+def processes(count: int, start: Callable[[], object] = int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes of one thread each, in which `start` is called first.
+
+    They leave Ctrl-C to this process, and end with it, however it ends.
+    """
+    pool = ProcessPoolExecutor(count, get_context("spawn"), initializer=_start, initargs=(start,))
+    with _environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"):  # the processes are the parallelism
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start(start: Callable[[], object]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start()
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait_for_end([sentinel])
+    os._exit(1)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def track(items: Iterable[T], total: int, what: str, unit: str = "", note: Callable[[], str] = str) -> Iterator[T]:

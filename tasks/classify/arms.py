@@ -4,19 +4,25 @@
 - `class_weight`: the same, rare classes weighing more in the loss
 - `duplicate`: real images of the rare classes repeated to the count of the plan: the control that decides
 - `classic`: the same, and every image changed afresh at each draw by classical augmentation
-- `msg_gan`, `msg_sagan`: synthetic images of the rare classes, as many as the plan says
+- `msg_gan`, `msg_sagan`: real and synthetic images mixed, as `Classify.balance` says: "rare", synthetic ones of the
+  rare classes, as many as the plan says; "all", the images of `duplicate` and synthetic ones of every class, the same
+  share of each, so that what tells synthetic from real does not tell rare from common
 - `classic+msg_sagan`: the images of `msg_sagan`, and every image, real or synthetic, changed as in `classic`
+- `two_stage_msg_gan`, `two_stage_msg_sagan`: a first cycle on synthetic images alone, as many of every class, changed
+  as in `classic`; then as `classic` (the order of RoentGen-v2, arXiv 2508.16783)
+- `two_stage_classic`: the first cycle as `classic` too: without this control of the same length no gain of two stages
+  can be read
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import albumentations as A
 import numpy as np
 
 from tasks.errors import UserError
 from tasks.image_set import ImageSet
-from tasks.params import GENERATOR_OF, SYNTHETIC_ARMS, Classify
+from tasks.params import GENERATOR_OF, TWO_STAGE, Balance, Classify
 
 Augment = Callable[[np.ndarray], np.ndarray]
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
@@ -27,8 +33,9 @@ ADD_NOTHING = ("real", "class_weight")
 class Job:
     """One training of a classifier.
 
-    `ratio` is the share of the plan that the arm adds. `fraction` is the share of the train patients with a rare film
-    whose rare films it sees (`keep_patients`). `only`: of the classes in the plan it sees synthetic images alone.
+    `ratio` is how much the arm adds, as a share of what it adds by the plan. `fraction` is the share of the train
+    patients with a rare film whose rare films it sees (`keep_patients`). `only`: of the classes in the plan it sees
+    synthetic images alone.
     """
 
     arm: str
@@ -53,18 +60,27 @@ def jobs(params: Classify) -> list[Job]:
     ]
     if params.tstr:
         wanted += [Job("real", seed) for seed in params.seeds]
-        wanted += [Job(arm, seed, only=True) for arm in params.arms if arm in SYNTHETIC_ARMS for seed in params.seeds]
+        wanted += [Job(name, seed, only=True) for name in generators(params) for seed in params.seeds]
     return list(dict.fromkeys(wanted))
+
+
+def generators(params: Classify) -> list[str]:
+    """Those whose images some arm is trained on."""
+    return list(dict.fromkeys(GENERATOR_OF[arm] for arm in params.arms if arm in GENERATOR_OF))
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What one arm is trained on: images (N, H, W) uint8, labels (N,); the rows marked in `changed` are augmented."""
+    """What one arm is trained on: images (N, H, W) uint8, labels (N,); the rows marked in `changed` are augmented.
+
+    `first`: what the first cycle is on, where that is another set.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     changed: np.ndarray
     class_weights: np.ndarray | None = None
+    first: "TrainingSet | None" = None
 
 
 def training_set(
@@ -76,11 +92,18 @@ def training_set(
     ratio: float = 1.0,
     fraction: float = 1.0,
     only: bool = False,
+    balance: Balance = "all",
 ) -> TrainingSet:
-    """The train split of `real`, with what `arm` adds to it; see `Job` for the last three.
+    """The train split of `real`, with what `arm` adds to it; see `Job` for `ratio`, `fraction` and `only`.
 
     Raises UserError when synthetic images are missing.
     """
+    if arm in GENERATOR_OF and synthetic is None:
+        raise UserError(f"{arm} needs the synthetic images of {GENERATOR_OF[arm]}: run synthesize")
+    adds = arm in GENERATOR_OF and any(plan.values())
+    if arm.startswith(TWO_STAGE):
+        second = training_set("classic", real, None, plan, seed, ratio, fraction)
+        return replace(second, first=_synthetic_alone(synthetic, real.classes, plan, ratio, arm) if adds else second)
     train = real.where(split="train")
     rng = np.random.default_rng(seed)
     rare = [label for label, count in plan.items() if count]
@@ -95,20 +118,34 @@ def training_set(
     if arm == "class_weight":
         counts = np.bincount(labels, minlength=len(real.classes))
         return TrainingSet(train.images, labels, none_changed, class_weights=len(labels) / (len(counts) * counts))
-    if arm in GENERATOR_OF and synthetic is None:
-        raise UserError(f"{arm} needs the synthetic images of {GENERATOR_OF[arm]}: run synthesize")
-    extra_images, extra_labels = [], []
-    for label in rare:
-        count = max(1, round(ratio * plan[label]))
-        if arm in GENERATOR_OF:
-            extra_images.append(first_images(synthetic, label, count, arm))
-        else:
-            pool = train.where(label=label).images
-            extra_images.append(pool[_repeats(len(pool), count, rng)])
-        extra_labels.append(np.full(count, real.classes.index(label)))
-    images = np.concatenate([train.images, *extra_images])
-    changed = np.full(len(images), arm.startswith("classic"))
-    return TrainingSet(images, np.concatenate([labels, *extra_labels]), changed)
+    repeated = {label: max(1, round(ratio * plan[label])) for label in rare}
+    drawn: dict[str, int] = {}
+    if adds and (only or balance == "rare"):
+        repeated, drawn = {}, repeated
+    elif adds:
+        repeated = {label: plan[label] for label in rare}
+        drawn = _same_share(train.manifest["label"].value_counts().sort_index().to_dict(), plan, ratio)
+    extra = [(label, _repeated(train.where(label=label).images, count, rng)) for label, count in repeated.items()]
+    extra += [(label, first_images(synthetic, label, count, arm)) for label, count in drawn.items()]
+    images = np.concatenate([train.images, *(some for _, some in extra)])
+    added = [np.full(len(some), real.classes.index(label)) for label, some in extra]
+    return TrainingSet(images, np.concatenate([labels, *added]), np.full(len(images), arm.startswith("classic")))
+
+
+def _same_share(films: Mapping[str, int], plan: Mapping[str, int], ratio: float) -> dict[str, int]:
+    """How many synthetic images of each class are the same share of it: of the largest as many as any class lacks."""
+    filled = {label: count + plan.get(label, 0) for label, count in films.items()}
+    most = ratio * max(plan.values()) / max(filled.values())
+    return {label: max(1, round(most * count)) for label, count in filled.items()}
+
+
+def _synthetic_alone(
+    synthetic: ImageSet | None, classes: list[str], plan: Mapping[str, int], ratio: float, arm: str
+) -> TrainingSet:
+    """Of every class as many synthetic images as any class lacks, changed at each draw."""
+    count = max(1, round(ratio * max(plan.values())))
+    images = np.concatenate([first_images(synthetic, label, count, arm) for label in classes])
+    return TrainingSet(images, np.repeat(np.arange(len(classes)), count), np.full(len(images), True))
 
 
 def first_images(synthetic: ImageSet | None, label: str, count: int, arm: str) -> np.ndarray:
@@ -138,9 +175,10 @@ def keep_patients(train: ImageSet, rare: list[str], fraction: float, seed: int) 
     return train.keep(keep)
 
 
-def _repeats(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` indices below `n`, each used equally often but for the remainder."""
-    return np.concatenate([rng.permutation(n) for _ in range(-(-count // n))])[:count]
+def _repeated(films: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` of `films`, each used equally often but for the remainder."""
+    rows = np.concatenate([rng.permutation(len(films)) for _ in range(-(-count // len(films)))])
+    return films[rows[:count]]
 
 
 def classical_augmentation(seed: int) -> Augment:
@@ -152,6 +190,7 @@ def classical_augmentation(seed: int) -> Augment:
             A.GaussNoise(std_range=(0.0, 0.02), p=0.3),
         ],
         seed=seed,
+        is_check_shapes=False,  # a third of its time, and there is one image
     )
     return lambda image: transform(image=image)["image"]
 

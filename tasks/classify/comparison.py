@@ -14,7 +14,7 @@ from tasks.image_set import class_numbers
 from tasks.params import CONTROL_ARMS, GENERATOR_OF, Classify
 
 PRIMARY = "rare_auprc"  # no class can be named so that auprc_CLASS collides with it
-ALWAYS_COMPARED = ("duplicate", "classic", "real")
+ALWAYS_COMPARED = ("duplicate", "classic", "two_stage_classic", "real")
 CURVE_RESAMPLES = 500  # bands need fewer than the ends of an interval
 
 
@@ -45,8 +45,8 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
     differences are of the patients and of the seeds (`differences`).
 
     The candidate is the arm with synthetic images that is best on validation, the reference the best without (where
-    validation has no film of `rare`, which `chosen_on_validation` says, the first of each); `duplicate`, `classic` and
-    `real` are always compared as well. Seeds that are lucky on validation may be so on test, so intervals of
+    validation has no film of `rare`, which `chosen_on_validation` says, the first of each); arms of ALWAYS_COMPARED
+    are compared as well. Seeds that are lucky on validation may be so on test, so intervals of
     differences are corrected for the number of arms among which the candidate was chosen (Bonferroni), those by class
     for the number of rare classes too. They are not for the number of controls: the verdict asks for an effect against
     all of them, an intersection-union test (Berger 1982), whose level is that of each.

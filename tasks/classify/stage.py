@@ -1,16 +1,17 @@
 """Stage `classify`: train the downstream classifier with and without synthetic images, and compare on real patients.
 
-All arms share the optimiser steps, the seeds (so the first weights), the validation and the test images. They
-differ in what they are trained on (`arms`). An interrupted stage is resumed: what a training predicts is kept until
-all of them have ended, and the result is the same to the byte.
+All arms share the rule by which a training ends, the seeds (so the first weights), the validation and the test
+images. They differ in what they are trained on (`arms`). An interrupted stage is resumed: what a training predicts is
+kept until all of them have ended, and the result is the same to the byte, whatever the number of processes.
 """
 
 import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, astuple, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,43 +19,44 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
+import torch
 
-from model.classifier import Classifier, ClassifierConfig, predict, train_classifier
 from tasks import image_set
-from tasks.classify.arms import Job, TrainingSet, batches, first_images, jobs, training_set
+from tasks.classify.arms import Job, TrainingSet, first_images, generators, jobs, training_set
 from tasks.classify.comparison import columns, compare
 from tasks.classify.confounds import confounds, leaked
 from tasks.classify.fidelity import ARM, fidelity
 from tasks.classify.sweeps import sweeps, tstr
+from tasks.classify.training import Outcome, Work, architecture, do, train_and_predict
 from tasks.errors import UserError
 from tasks.files import write_json, written_whole
 from tasks.image_set import ImageSet
-from tasks.params import GENERATOR_OF, Classify
-from tasks.progress import track
+from tasks.params import GENERATOR_OF, TWO_STAGE, Balance, Classify
+from tasks.progress import cores, side_by_side, track
 from tasks.tracking import runs
 
 INTERRUPTED = Path(".xraysynth/classify")
 ROOT = Path(__file__).resolve().parents[2]
 CODE = (  # that decides what a training predicts
     *("model/classifier.py", "tasks/image_set.py"),
-    *("tasks/classify/arms.py", "tasks/classify/stage.py"),
+    *("tasks/classify/arms.py", "tasks/classify/training.py", "tasks/classify/stage.py"),
 )
 LIBRARIES = ("torch", "albumentations", "monai")  # the last only where it is installed
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the trainings share: real images, synthetic ones by generator, and how many of each class to add."""
+    """What the trainings share: real images, synthetic ones by generator, how many of each class to add, and where."""
 
     real: ImageSet
     synthetic: Mapping[str, ImageSet]
     plan: Mapping[str, int]
+    balance: Balance = "all"
 
     def of(self, job: Job) -> TrainingSet:
         """What the job is trained on."""
         synthetic = self.synthetic.get(GENERATOR_OF.get(job.arm, ""))
-        return training_set(job.arm, self.real, synthetic, self.plan, *astuple(job)[1:])
+        return training_set(job.arm, self.real, synthetic, self.plan, *astuple(job)[1:], self.balance)
 
 
 def run(
@@ -76,18 +78,20 @@ def run(
             f"{curated_folder} has no films in the split {' and '.join(missing)}, so classifiers cannot be compared; "
             "ingest films of more patients"
         )
+    architecture(params.network, real.images.shape[1])
     imbalance = json.loads(imbalance_report.read_text(encoding="utf-8"))
-    needed = {GENERATOR_OF[arm] for arm in params.arms if arm in GENERATOR_OF}
-    data = Data(real, {name: image_set.load(synthetic_folders[name]) for name in sorted(needed)}, imbalance["plan"])
-    rare, wanted = list(imbalance["plan"]) or imbalance["rare"], jobs(params)  # a class without a plan gains nothing
+    synthetic = {name: image_set.load(synthetic_folders[name]) for name in sorted(generators(params))}
+    data = Data(real, synthetic, imbalance["plan"], params.balance)
+    rare = list(imbalance["plan"]) or imbalance["rare"]  # a class without a plan gains nothing
     with runs.tracked("classify", params.model_dump(), real.digest) as tracked:
-        parts = [_predictions(job, data, params, code) for job in track(wanted, len(wanted), "classify")]
-        predictions = pd.concat(parts, ignore_index=True)
+        outcomes = _outcomes(data, params, code)
+        predictions = pd.concat([_rows(job, found, data, params) for job, found in outcomes.items()], ignore_index=True)
         main = predictions[(predictions["ratio"] == 1) & (predictions["fraction"] == 1) & ~predictions["only"]]
         result = compare(main, real.classes, rare, params)
         result["sweeps"] = sweeps(predictions, real.classes, rare, params)
         result["tstr"] = tstr(predictions, real.classes, rare, params)
         result["fidelity"] = fidelity(main, real.classes, params.confidence)
+        result["trainings"] = [_course(job, found, params) for job, found in outcomes.items()]
         result["leaked"] = leaked(real)
         result["confounds"] = confounds(main, real.manifest, real.classes, params.arms)
         with written_whole(predictions_file) as temporary:
@@ -111,20 +115,52 @@ def by_measure(arms: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> 
     return result
 
 
-def _predictions(job: Job, data: Data, params: Classify, code: str) -> pd.DataFrame:
-    """What the job's network says of all held-out images, from an interrupted run if that has come so far."""
-    images, table = held_out_images(job, data, params)
-    file = INTERRUPTED / f"{_fingerprint(job, data, params, code)}.npy"
-    if file.exists():
-        probabilities = np.load(file)
+def _outcomes(data: Data, params: Classify, code: str) -> dict[Job, Outcome]:
+    """Of every training, from an interrupted run if that has come so far; the others are done side by side."""
+    files = {job: INTERRUPTED / f"{_fingerprint(job, data, params, code)}.npz" for job in jobs(params)}
+    missing = [job for job, file in files.items() if not file.exists()]
+    for job in (job for job in files if job not in missing):
         print(f"classify: {job.arm} with seed {job.seed} was trained before the interruption", flush=True)
-    else:
-        probabilities = train_and_predict(data.of(job), data.real, images, params, job.seed)
-        with written_whole(file) as temporary, temporary.open("wb") as stream:
-            np.save(stream, probabilities)
-    said = pd.DataFrame(probabilities, columns=columns(data.real.classes))
-    said = said.assign(arm=job.arm, seed=job.seed, ratio=job.ratio, fraction=job.fraction, only=job.only)
-    return table.join(said)
+    if missing:
+        # One process has the GPU, and several would share its memory.
+        processes = params.workers or (1 if torch.cuda.is_available() else cores())
+        done = side_by_side(do, _works(files, missing, data, params), min(processes, len(missing)))
+        try:
+            for _ in track(done, len(missing), "classify"):
+                pass
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that trained a classifier was ended from outside, for want of memory perhaps; what is "
+                "trained is kept, so run it again, with a lower classify.workers if so"
+            ) from None
+    return {job: Outcome.read(file) for job, file in files.items()}
+
+
+def _works(files: Mapping[Job, Path], missing: list[Job], data: Data, params: Classify) -> Iterator[Work]:
+    validation = data.real.where(split="val")
+    for job in missing:
+        images, _ = held_out_images(job, data, params)
+        yield Work(files[job], data.of(job), validation, images, params, job.seed)
+
+
+def _rows(job: Job, outcome: Outcome, data: Data, params: Classify) -> pd.DataFrame:
+    """What the job's network says of all held-out images."""
+    _, table = held_out_images(job, data, params)
+    return table.join(pd.DataFrame(outcome.probabilities, columns=columns(data.real.classes))).assign(**asdict(job))
+
+
+def _course(job: Job, outcome: Outcome, params: Classify) -> dict[str, Any]:
+    """How validation went in a training (`Trained`): `losses` at `steps`, those of the first stage among them."""
+    steps, losses = outcome.curve.T
+    return {
+        **asdict(job),
+        "main": job.main,
+        "first_stage": params.steps if job.arm.startswith(TWO_STAGE) else 0,
+        "step": outcome.step,
+        "gaining": outcome.gaining,
+        "steps": steps.astype(int).tolist(),
+        "losses": [round(float(loss), 4) if np.isfinite(loss) else None for loss in losses],
+    }
 
 
 def held_out_images(job: Job, data: Data, params: Classify) -> tuple[np.ndarray, pd.DataFrame]:
@@ -172,36 +208,6 @@ def predictions_of(
     return table.join(pd.DataFrame(said, columns=columns(real.classes))).assign(seed=seed)
 
 
-def train_and_predict(
-    chosen: TrainingSet, real: ImageSet, images: np.ndarray, params: Classify, seed: int
-) -> np.ndarray:
-    """Calibrated probabilities (N, K) of `images` (N, H, W) by a network trained on `chosen`.
-
-    Its best point and its temperature are chosen on the validation split of `real`.
-    """
-    config = ClassifierConfig(steps=params.steps, learning_rate=params.learning_rate, seed=seed)
-    val = real.where(split="val")
-    build = architecture(params.network, real.images.shape[1])
-    stream = batches(chosen, params.batch, seed)
-    trained = train_classifier(stream, len(real.classes), config, chosen.class_weights, (val.images, val.labels), build)
-    return predict(trained, images)
-
-
-def architecture(name: str, side: int) -> Callable[[int], nn.Module]:
-    """What makes a network for a number of classes. Raises UserError where it cannot be had."""
-    if name == "small":
-        return Classifier
-    if side < 32:
-        raise UserError(f"classify.network densenet121 halves the side five times; {side} pixels are too few")
-    try:
-        from monai.networks.nets import DenseNet121
-    except ImportError:
-        raise UserError(
-            "classify.network densenet121 needs MONAI, which is not installed: pip install 'xraysynth[monai]'"
-        ) from None
-    return lambda classes: DenseNet121(spatial_dims=2, in_channels=1, out_channels=classes)
-
-
 def made_by() -> str:
     """A hash of CODE and of the versions of LIBRARIES: what others have begun would end otherwise here."""
     versions = {name: version(name) for name in LIBRARIES if find_spec(name)}
@@ -216,8 +222,9 @@ def _fingerprint(job: Job, data: Data, params: Classify, code: str) -> str:
     real = data.real.manifest[["image_id", "patient_id", "split", "label"]].to_csv(index=False)
     synthetic = data.synthetic.get(GENERATOR_OF.get(job.arm, ""))
     tested = {name: drawn.digest for name, drawn in _drawn(job, data, params).items()}
+    mixed = data.balance if synthetic else None
     facts = [
-        *(code, astuple(job), data.real.digest, real, dict(data.plan), synthetic and synthetic.digest, tested),
-        *(params.network, params.steps, params.batch, params.learning_rate),
+        *(code, astuple(job), data.real.digest, real, dict(data.plan), synthetic and synthetic.digest, mixed, tested),
+        *(params.network, params.steps, params.patience, params.max_cycles, params.batch, params.learning_rate),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tasks.classify.arms import generators
 from tasks.classify.comparison import ALWAYS_COMPARED, PRIMARY, held_out, measure, patients_behind
 from tasks.classify.differences import paired_differences
 from tasks.classify.metrics import interval
-from tasks.params import GENERATOR_OF, SYNTHETIC_ARMS, Classify
+from tasks.params import GENERATOR_OF, Classify
 
 MEASURES = ("auroc", PRIMARY)
 
@@ -71,7 +72,7 @@ def tstr(predictions: pd.DataFrame, classes: list[str], rare: list[str], params:
     """
     if not params.tstr:
         return []
-    names = [arm for arm in params.arms if arm in SYNTHETIC_ARMS]
+    names = generators(params)
     main = predictions[(predictions["ratio"] == 1) & (predictions["fraction"] == 1)]
     real = main[(main["arm"] == "real") & ~main["only"]]
     pairs = {("real", "real"): real}

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait as wait_for_end
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tasks.errors import UserError
-from tasks.progress import cores
+from tasks.progress import cores, processes
 
 if TYPE_CHECKING:  # pydantic is dear in a worker process
     from tasks.params import ExecutorName
@@ -123,30 +120,11 @@ def _pool(executor: ExecutorName, workers: int) -> Iterator[tuple[Executor, int]
         with _cluster() as found:
             yield found
         return
-    context = get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=partial(_start_worker, MEMORY_LIMIT))
-    with _environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"):  # the workers are the parallelism
+    with processes(workers, partial(_bound_memory, MEMORY_LIMIT)) as pool:
         first = pool.submit(os.getpid)
-        try:
-            yield pool, workers
-            if first.done() and isinstance(first.exception(), BrokenProcessPool):  # no item is to blame
-                raise NotStartedError("no worker process starts; is there memory for one, and is all installed?")
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        yield pool, workers
+        if first.done() and isinstance(first.exception(), BrokenProcessPool):  # no item is to blame
+            raise NotStartedError("no worker process starts; is there memory for one, and is all installed?")
 
 
 @contextmanager
@@ -174,19 +152,9 @@ def _cluster() -> Iterator[tuple[Executor, int]]:
         yield client.get_executor(pure=False), sum(client.nthreads().values())
 
 
-def _start_worker(memory_limit: int) -> None:
-    """Bound a worker's memory, leave Ctrl-C to the parent, and end with the parent, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _bound_memory(limit: int) -> None:
     if resource is not None and STATM.exists():
         taken = int(STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        limit = taken + memory_limit
+        limit += taken
         resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    wait_for_end([sentinel])
-    os._exit(1)

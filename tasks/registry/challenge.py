@@ -50,13 +50,13 @@ def run(curated_folder: Path, out: Path, params: Params, margin: float = 0.0, se
         raise UserError(f"version {new.number} is challenger and champion; register another one")
     real = image_set.load(curated_folder)
     analysis = imbalance.analyse(real.manifest, real.classes, params.imbalance)
-    plan = {label: count for label, count in analysis["plan"].items() if count}
+    plan, draw = analysis["plan"], analysis["draw"]
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         challenger = stack.enter_context(versions.fetched(new)) / versions.GENERATOR
-        if why_not := _cannot(challenger, real, plan):
+        if why_not := _cannot(challenger, real, draw):
             raise UserError(f"challenger {new.number} is of no use here: {why_not}; register one of the current data")
-        drawn = _Drawn(real, plan, params, curated_folder, scratch)
+        drawn = _Drawn(real, plan, draw, params, curated_folder, scratch)
         images, screening, copies = drawn.by(challenger, CHALLENGER)
         passed = {"memorisation": {"passed": False, "why": f"{copies}."}} if copies else {}
         difference = None
@@ -137,8 +137,8 @@ def compare(
 ) -> Interval:
     """Challenger - champion in PRIMARY, {mean, low, high}, None where there is nothing to say (`differences`).
 
-    `sets` has the images of CHALLENGER and of CHAMPION, at least as many as the plan says of each of its classes;
-    `control` is what the networks of CONTROL say (`trained`).
+    `sets` has the images of CHALLENGER and of CHAMPION, of every class as many as are drawn for the plan; `control` is
+    what the networks of CONTROL say (`trained`).
     """
     section = params.classify
     predictions = {arm: trained(ADDING, real, images, plan, params, seeds) for arm, images in sets.items()}
@@ -162,18 +162,24 @@ def trained(
     """What the networks of an arm say, by `predictions_of`, of the held-out films and of the images `shown`."""
     parts = []
     for seed in track(range(seeds), seeds, f"challenge {arm}"):
-        chosen = training_set(arm, real, synthetic, plan, seed)
+        chosen = training_set(arm, real, synthetic, plan, seed, balance=params.classify.balance)
         parts.append(predictions_of(chosen, real, params.classify, seed, shown))
     return pd.concat(parts, ignore_index=True)
 
 
 class _Drawn:
-    """Draws what the current plan asks for by any generator, and looks at it with the eyes of the gates."""
+    """Draws what the current plan needs by any generator, and looks at it with the eyes of the gates."""
 
     def __init__(
-        self, real: ImageSet, plan: Mapping[str, int], params: Params, curated_folder: Path, scratch: Path
+        self,
+        real: ImageSet,
+        plan: Mapping[str, int],
+        draw: Mapping[str, int],
+        params: Params,
+        curated_folder: Path,
+        scratch: Path,
     ) -> None:
-        self._films, self._plan, self._params = real.where(split="train"), plan, params
+        self._films, self._plan, self._draw, self._params = real.where(split="train"), plan, draw, params
         self._curated, self._scratch = curated_folder, scratch
 
     def by(self, model: Path, name: str) -> tuple[ImageSet | None, dict[str, Any], str]:
@@ -185,14 +191,14 @@ class _Drawn:
             update={"screening": "wanted"}
         )  # a champion learnt from other films
         try:
-            screening = stage.run(model, out, self._plan, params, curated_folder=self._curated)
+            screening = stage.run(model, out, self._draw, params, curated_folder=self._curated)
         except stage.TooManyCopies as error:
             return None, {}, str(error).partition(";")[0]
         return image_set.load(out), screening, ""
 
     def by_champion(self, model: Path) -> tuple[ImageSet | None, str]:
         """The images of the champion, or why it has none to compare with, as a clause."""
-        if why_not := _cannot(model, self._films, self._plan):
+        if why_not := _cannot(model, self._films, self._draw):
             return None, why_not
         images, _, why_not = self.by(model, CHAMPION)
         return images, why_not
@@ -214,10 +220,10 @@ class _Drawn:
         return reports
 
 
-def _cannot(model: Path, real: ImageSet, plan: Mapping[str, int]) -> str:
-    """Why the generator cannot draw what is planned, as a clause; "" where it can."""
+def _cannot(model: Path, real: ImageSet, draw: Mapping[str, int]) -> str:
+    """Why the generator cannot draw what is to be drawn, as a clause; "" where it can."""
     generator, config = read_generator(model)
-    side, missing = real.images.shape[-1], [label for label in plan if label not in config["classes"]]
+    side, missing = real.images.shape[-1], [label for label in draw if label not in config["classes"]]
     if missing:
         return f"it cannot make {' and '.join(missing)}, which the plan asks for"
     if generator.config.resolution != side:

@@ -17,9 +17,12 @@ ARMS = {  # colour and dashes
     "class_weight": ("#CC79A7", ":"),
     "duplicate": (BLUE, "--"),
     "classic": (GREEN, "-."),
+    "two_stage_classic": (GREEN, "--"),
     "msg_gan": (ORANGE, "-"),
     "msg_sagan": (RED, "-"),
     "classic+msg_sagan": ("#56B4E9", "-"),
+    "two_stage_msg_gan": (ORANGE, "-."),
+    "two_stage_msg_sagan": (RED, "-."),
 }
 PANEL = 3.5, 2.8  # inches: read at this size on a telephone, and two or three beside each other on a desk
 CURVES: dict[str, dict[str, str]] = {
@@ -126,6 +129,33 @@ def alarms(history: pd.DataFrame) -> pd.DataFrame:
     if "alarm" not in history:
         return history.iloc[:0].assign(alarm="")
     return history[history["alarm"].notna()]
+
+
+def validation(trainings: Sequence[Mapping[str, Any]], arm: str) -> Figure:
+    """Validation loss over the optimiser steps of an arm's trainings: what was read, thin, and the lowest so far.
+
+    Dotted in a first stage; a ring where the weights are from, a cross at the end of a training that was still gaining.
+    In grey the lowest of the other arms.
+    """
+    figure, (axes,) = new_figure(*PANEL)
+    colour, _ = arm_style(arm)
+    for found in sorted(trainings, key=lambda found: found["arm"] == arm):
+        steps, losses = np.array(found["steps"]), _numbers(found["losses"])
+        first = steps <= found["first_stage"]
+        lowest = np.fmin.accumulate(np.where(first, np.nan, losses))
+        if found["arm"] != arm:
+            axes.plot(steps, lowest, color="#CFCFCF", linewidth=0.6)
+            continue
+        axes.plot(steps[first], losses[first], color=colour, linewidth=1.2, linestyle=":")
+        axes.plot(steps[~first], losses[~first], color=colour, linewidth=0.8, alpha=0.4)
+        axes.plot(steps, lowest, color=colour, linewidth=1.8)
+        axes.plot(found["step"], losses[steps == found["step"]], "o", color=colour, markerfacecolor="white", ms=5)
+        if found["gaining"]:
+            axes.plot(steps[-1], lowest[-1], "x", color="black", ms=8, markeredgewidth=2)
+    axes.set(xlabel="optimiser steps", ylabel="validation loss")
+    axes.set_xlim(0, 1.03 * max(found["steps"][-1] for found in trainings))
+    axes.set_ylim(0)
+    return figure
 
 
 def sweep(rows: Sequence[Mapping[str, Any]], key: str, name: str, reference: Mapping[str, float]) -> Figure:

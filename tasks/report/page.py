@@ -114,7 +114,7 @@ def training(histories: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 def highlighted(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> list[str]:
     """The arms to be told apart in the curves: the candidate and its controls; all where nothing is compared."""
     wanted = [verdict["candidate"], *verdict["differences"]] if "candidate" in verdict else downstream["arms"]
-    return [arm for arm in wanted if arm in downstream["arms"]][:5]
+    return [arm for arm in wanted if arm in downstream["arms"]][:6]
 
 
 def spectra(quality: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,6 +144,20 @@ def curves(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[st
         }
     others = len(set(downstream["curves"]) - set(shown))
     return {"key": [(arm, *figures.arm_style(arm)) for arm in shown], "classes": classes, "others": others}
+
+
+def convergence(downstream: Mapping[str, Any]) -> dict[str, Any]:
+    """By arm, of the trainings of the comparison: a `picture` of validation, `steps` of each, if one was `gaining`."""
+    main = [found for found in downstream["trainings"] if found["main"]]
+    result = {}
+    for arm in dict.fromkeys(found["arm"] for found in main):
+        own = [found for found in main if found["arm"] == arm]
+        result[arm] = {
+            "picture": picture(figures.validation(main, arm)),
+            "steps": [found["steps"][-1] for found in own],
+            "gaining": any(found["gaining"] for found in own),
+        }
+    return result
 
 
 def swept(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,6 +130,7 @@ def _gather(inputs: Inputs, params: Params) -> Content:
         "confidence": f"{100 * params.classify.confidence:g} %",
         "training": page.training(histories),
         "curves": page.curves(downstream, verdict),
+        "convergence": page.convergence(downstream),
         "swept": page.swept(downstream, verdict),
         "models": {name: gallery.of_model(folder, real.classes) for name, folder in inputs.models.items()},
         "screening": screening,
@@ -151,7 +152,8 @@ def _bars(classes: list[str], imbalance: Content, synthetic: ImageSet | None) ->
     groups = {"before": {label: (n, 0) for label, n in train.items()}}
     if synthetic is not None:
         made = synthetic.manifest["label"].value_counts()
-        groups["after"] = {label: (n, int(made.get(label, 0))) for label, n in train.items()}
+        added = {label: min(count, int(made.get(label, 0))) for label, count in imbalance["plan"].items()}
+        groups["after"] = {label: (n, added.get(label, 0)) for label, n in train.items()}
     return charts.bars(groups)
 
 
@@ -193,7 +195,7 @@ def _strips(quality: Content) -> Content:
 
 
 def _write_plots(folder: Path, content: Content) -> None:
-    """CSV files for `dvc plots`: counts by class, each measure by arm, differences, and the curves."""
+    """CSV files for `dvc plots`: counts by class, each measure by arm, differences, curves, courses of validation."""
     arms, curves = content["downstream"]["arms"], content["downstream"]["curves"]
     rows = [{"when": when, **row} for when, group in content["bars"].items() for row in group["rows"]]
     tables = {"counts": pd.DataFrame(rows).drop(columns="widths").rename(columns={"name": "class"})}
@@ -210,6 +212,13 @@ def _write_plots(folder: Path, content: Content) -> None:
             for label, found in classes.items()
         ] or [pd.DataFrame(columns=["class", "arm", "x", "mean", "low", "high"])]
         tables[kind] = pd.concat(parts).rename(columns={"x": x, "mean": y}).dropna(subset=[y])
+    columns = ["arm", "seed", "steps", "losses"]
+    tables["validation"] = (
+        pd.DataFrame([found for found in content["downstream"]["trainings"] if found["main"]], columns=columns)
+        .explode(["steps", "losses"])
+        .rename(columns={"steps": "step", "losses": "loss"})
+        .dropna()
+    )
     with written_whole(folder) as temporary:
         temporary.mkdir()
         for name, table in tables.items():

@@ -1,9 +1,9 @@
 """One sentence with numbers: do synthetic images of the rare classes help here?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tasks.params import GENERATOR_OF
+from tasks.params import GENERATOR_OF, TWO_STAGE
 from tasks.report.gates import gates
 
 WORDS = {
@@ -25,11 +25,13 @@ def decide(
     """The verdict from the comparison of stage `classify`, and from what was measured of the generators by name.
 
     It is about the arm with synthetic images that is best on validation, against every control that is compared: the
-    best arm without synthetic images (also by validation), `duplicate`, which differs in nothing but repeated real
-    images in place of synthetic ones, `classic`, the cheap remedy, and `real`. *helps*: the intervals of all
-    differences lie above 0, and `duplicate` and `classic` are among them; *harms*: all lie below and `real` is among
-    them; else *no evidence*. So being no match for another remedy is not harm, though it is said, and beating an
-    untreated classifier is not help. Where no class is rare: *not needed*.
+    best arm without synthetic images (also by validation), `duplicate`, which has repeated real images in place of
+    synthetic ones, `classic`, the cheap remedy, `two_stage_classic`, its two stages, and `real`. *helps*: the intervals
+    of all differences lie above 0, and `duplicate` and `classic` are among them, for an arm of two stages
+    `two_stage_classic` too; *harms*: all lie below and `real` is among them; else *no evidence*. So being no match for
+    another remedy is not harm, though it is said, and beating an untreated classifier is not help. Where no class is
+    rare: *not needed*. Arms of which validation was still gaining when the cap ended a training are named: figures of
+    them may be of a speed of learning.
 
     `quality`, `screening` and the class fidelity in `downstream` open or close the gates of the candidate's generator
     (`gates`). They don't change the verdict: whether images help and whether they may be used are two questions, and
@@ -44,14 +46,17 @@ def decide(
     candidate, reference = comparison["candidate"], comparison["reference"]
     differences = comparison["differences"][candidate]
     by_class = {label: found[candidate] for label, found in comparison["by_class"].items()}
-    verdict = _word(differences)
-    words = {label: _word(found) for label, found in by_class.items()}
+    verdict = _word(candidate, differences)
+    words = {label: _word(candidate, found) for label, found in by_class.items()}
     model = GENERATOR_OF[candidate]
     recognised = downstream.get("fidelity", {}).get(model)
     found = gates(model, (screening or {}).get(model), (quality or {}).get(model), recognised, plan)
     worse = [control for control, d in differences.items() if d["high"] is not None and d["high"] < 0]
     lost = f", and they are worse than {' and '.join(worse)}" if verdict == "no evidence" and worse else ""
     sentence = f"{WORDS[verdict]}{lost}: {_numbers(downstream, candidate, reference, differences, words)}"
+    gaining = _gaining(downstream.get("trainings", ()))
+    if gaining:
+        sentence += f" Validation still gained when classify.max_cycles ended the training of {' and '.join(gaining)}."
     closed = [gate["why"] for gate in found.values() if not gate["passed"]]
     if verdict == "helps" and closed:
         sentence += f" But they are not to be used as they are: {' '.join(closed)}"
@@ -69,14 +74,24 @@ def decide(
         "confidence": comparison["confidence"],
         "minimum_effect": comparison["minimum_effect"][candidate],
         "ratio": RATIO,
+        "gaining": gaining,
         "gates": found,
     }
 
 
-def _word(differences: Mapping[str, Mapping[str, float | None]]) -> str:
+def _gaining(trainings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The arms of which a training that the verdict looks at was still gaining."""
+    return list(dict.fromkeys(found["arm"] for found in trainings if found["main"] and found["gaining"]))
+
+
+def _for_help(candidate: str) -> set[str]:
+    return FOR_HELP | {"two_stage_classic"} if candidate.startswith(TWO_STAGE) else FOR_HELP
+
+
+def _word(candidate: str, differences: Mapping[str, Mapping[str, float | None]]) -> str:
     """What differences against every control say together."""
     lows, highs = ([d[end] for d in differences.values()] for end in ("low", "high"))
-    if all(low is not None and low > 0 for low in lows) and differences.keys() >= FOR_HELP:
+    if all(low is not None and low > 0 for low in lows) and differences.keys() >= _for_help(candidate):
         return "helps"
     if "real" in differences and all(high is not None and high < 0 for high in highs):
         return "harms"
@@ -104,14 +119,14 @@ def _numbers(
     )
     of_class = " and ".join(f"{test['patients_by_class'].get(label, 0)} with {label}" for label in downstream["rare"])
     numbers = (
-        f"with {candidate}, which adds as many as the plan asks for, the area under the precision–recall curve of "
-        f"{rare} changes {changes}; intervals over {test['patients']} test patients "
-        f"({of_class}) and {len(downstream['seeds'])} seeds, of one training of each generator."
+        f"with {candidate}, the area under the precision–recall curve of {rare} changes {changes}; intervals over "
+        f"{test['patients']} test patients ({of_class}) and {len(downstream['seeds'])} seeds, of one training of each "
+        "generator."
     )
     numbers += alone
     if not downstream["chosen_on_validation"]:
         numbers += f" Validation has no film of {rare}, so no arm could be chosen by it; these are the first."
-    if lacking := FOR_HELP - differences.keys():
+    if lacking := _for_help(candidate) - differences.keys():
         missing = " and ".join(sorted(lacking))
         numbers += f" Without {missing} among classify.arms nothing is called help."
     effect = comparison["minimum_effect"][candidate][reference]
