@@ -69,10 +69,11 @@ BASE: dict[str, Any] = {"kimg": 6.0, "attention_resolutions": [32]}
 
 @cache
 def films(name: str) -> ImageSet:
-    """The default archive of `make run` ("archive"), or films of 2,600 other patients ("others"), at 64 px."""
+    """At 64 px: the default archive of `make run` ("archive"), films of 2,600 other patients ("others") or of 1,600
+    further ones ("fresh")."""
     folder = WORK / name
     if not folder.exists():
-        patients, seed = {"archive": (480, 0), "others": (2600, 99)}[name]
+        patients, seed = {"archive": (480, 0), "others": (2600, 99), "fresh": (1600, 7)}[name]
         raw = WORK / f"{name}-raw"
         if not raw.exists():
             simulate(raw, patients, seed)

@@ -72,9 +72,7 @@ PLAN: dict[str, int] = {RARE: TRAIN[0] - TRAIN[1]}
 CONTROLS: tuple[Arm, ...] = ("real", "duplicate", "classic")
 TREATMENTS = ("oracle", "shuffled", "copies")
 ARMS: tuple[Arm, ...] = ("msg_sagan", "classic+msg_sagan")  # whose images they take the place of
-PARAMS = Classify(
-    arms=list(CONTROLS), seeds=list(range(5)), balance="rare", steps=150, max_cycles=1, bootstrap=1000
-)
+PARAMS = Classify(arms=list(CONTROLS), seeds=list(range(5)), balance="rare", steps=150, max_cycles=1, bootstrap=1000)
 
 
 def image_set(films: dict[str, np.ndarray], split: str) -> ImageSet:

@@ -170,7 +170,7 @@ class Encoder(Section):
 
 
 class Synthesize(Section):
-    truncation: Annotated[float, Field(gt=0, le=MAX_TRUNCATION)] = 1.1
+    truncation: Annotated[float, Field(gt=0, le=MAX_TRUNCATION)] = 1.3
     max_copies: Annotated[float, Field(ge=0, lt=1)] = 0.2
     screening: Literal["wanted", "required"] = "wanted"
     seed: Seed = 0
@@ -202,7 +202,7 @@ class Classify(Section):
     patience: Count = 1
     max_cycles: Count = 8
     batch: Annotated[int, Field(ge=2)] = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
     bootstrap: Annotated[int, Field(ge=100)] = 2000
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     ratios: Annotated[list[Share], AfterValidator(_unique)] = []

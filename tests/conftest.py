@@ -38,7 +38,7 @@ TINY = {  # what the sections of params.yaml become: seconds instead of minutes
     "train": {"width": 8, "kimg": 0.03, "batch": 4},
     "encoder": {"steps": 5},
     "quality": {"pairs": 10, "repeats": 2, "two_sample_steps": 2},
-    "classify": {"steps": 4, "batch": 8, "bootstrap": 100},
+    "classify": {"steps": 4, "max_cycles": 2, "batch": 8, "bootstrap": 100, "workers": 1},
     "report": {"examples": 4},
 }
 

@@ -124,7 +124,8 @@ def training_set(
         repeated, drawn = {}, repeated
     elif adds:
         repeated = {label: plan[label] for label in rare}
-        drawn = _same_share(train.manifest["label"].value_counts().sort_index().to_dict(), plan, ratio)
+        films = dict(zip(real.classes, map(int, np.bincount(labels, minlength=len(real.classes))), strict=True))
+        drawn = _same_share(films, plan, ratio)
     extra = [(label, _repeated(train.where(label=label).images, count, rng)) for label, count in repeated.items()]
     extra += [(label, first_images(synthetic, label, count, arm)) for label, count in drawn.items()]
     images = np.concatenate([train.images, *(some for _, some in extra)])

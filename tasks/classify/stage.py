@@ -56,7 +56,8 @@ class Data:
     def of(self, job: Job) -> TrainingSet:
         """What the job is trained on."""
         synthetic = self.synthetic.get(GENERATOR_OF.get(job.arm, ""))
-        return training_set(job.arm, self.real, synthetic, self.plan, *astuple(job)[1:], self.balance)
+        how = (job.seed, job.ratio, job.fraction, job.only, self.balance)
+        return training_set(job.arm, self.real, synthetic, self.plan, *how)
 
 
 def run(

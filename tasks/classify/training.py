@@ -51,8 +51,8 @@ def do(work: Work) -> None:
         trained = train(work.chosen, work.validation, work.params, work.seed)
         probabilities = predict(trained, work.images)
     with written_whole(work.file) as temporary, temporary.open("wb") as stream:
-        course = {"step": trained.step, "curve": np.array(trained.curve), "gaining": trained.gaining}
-        np.savez(stream, probabilities=probabilities, **course)
+        curve = np.array(trained.curve)
+        np.savez(stream, probabilities=probabilities, step=trained.step, curve=curve, gaining=trained.gaining)
 
 
 @contextmanager

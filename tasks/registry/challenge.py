@@ -56,7 +56,7 @@ def run(curated_folder: Path, out: Path, params: Params, margin: float = 0.0, se
         challenger = stack.enter_context(versions.fetched(new)) / versions.GENERATOR
         if why_not := _cannot(challenger, real, draw):
             raise UserError(f"challenger {new.number} is of no use here: {why_not}; register one of the current data")
-        drawn = _Drawn(real, plan, draw, params, curated_folder, scratch)
+        drawn = _Drawn(real, draw, params, curated_folder, scratch)
         images, screening, copies = drawn.by(challenger, CHALLENGER)
         passed = {"memorisation": {"passed": False, "why": f"{copies}."}} if copies else {}
         difference = None
@@ -173,18 +173,17 @@ class _Drawn:
     def __init__(
         self,
         real: ImageSet,
-        plan: Mapping[str, int],
         draw: Mapping[str, int],
         params: Params,
         curated_folder: Path,
         scratch: Path,
     ) -> None:
-        self._films, self._plan, self._draw, self._params = real.where(split="train"), plan, draw, params
+        self._films, self._draw, self._params = real.where(split="train"), draw, params
         self._curated, self._scratch = curated_folder, scratch
 
     def by(self, model: Path, name: str) -> tuple[ImageSet | None, dict[str, Any], str]:
         """The images of the generator in `model` and the screening, or why there are none: too many are copies."""
-        if not self._plan:
+        if not self._draw:
             return None, {}, ""
         out = self._scratch / name
         params = self._params.synthesize.model_copy(
@@ -207,12 +206,12 @@ class _Drawn:
         """Those of the challenger; `control` is what the networks of CONTROL say of its images and of test films."""
         recognised = fidelity(control.assign(arm=ARM), self._films.classes, self._params.classify.confidence)
         quality = {"classes": self._variety(images)}
-        return gates(f"the {CHALLENGER}", screening, quality, recognised[CHALLENGER], self._plan)
+        return gates(f"the {CHALLENGER}", screening, quality, recognised[CHALLENGER], self._draw)
 
     def _variety(self, images: ImageSet) -> dict[str, Any]:
         """What the gates ask of the reports of stage `quality`; nothing of classes with too few images."""
         reports = {}
-        for label in self._plan:
+        for label in self._draw:
             films, drawn = self._films.where(label=label), images.where(label=label)
             patients = films.manifest["patient_id"].to_numpy()
             if min(len(films.images), len(drawn.images)) >= MIN_IMAGES and of_several(patients):

@@ -30,15 +30,17 @@ def side_by_side(real: ImageSet, synthetic: Mapping[str, ImageSet], examples: in
     return result
 
 
-def blind(real: ImageSet, synthetic: Mapping[str, ImageSet], count: int, seed: int) -> dict[str, list[dict[str, str]]]:
-    """By class with synthetic images: `count` films in random order, each with its picture and its `truth`.
+def blind(
+    real: ImageSet, synthetic: Mapping[str, ImageSet], labels: list[str], count: int, seed: int
+) -> dict[str, list[dict[str, str]]]:
+    """By class of `labels`: `count` films in random order, each with its picture and its `truth`.
 
     How many are real is drawn too, so that the last ones cannot be found by counting. Nothing in the pictures but
     their pixels tells what they are.
     """
     result = {}
-    for number, label in enumerate(real.classes):
-        rng = np.random.default_rng([seed, number])
+    for label in labels:
+        rng = np.random.default_rng([seed, real.classes.index(label)])
         made = {name: images.where(label=label).images for name, images in synthetic.items()}
         pool = [(name, image) for name, images in made.items() for image in images]
         films = real.where(label=label).images

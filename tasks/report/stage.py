@@ -13,7 +13,7 @@ from tasks import image_set, provenance
 from tasks.errors import UserError
 from tasks.files import write_json, written_whole
 from tasks.image_set import SPLITS, ImageSet
-from tasks.params import Params
+from tasks.params import GENERATOR_OF, Params
 from tasks.report import charts, gallery, page
 from tasks.report.verdict import decide
 from tasks.tracking import runs
@@ -106,7 +106,7 @@ def _gather(inputs: Inputs, params: Params) -> Content:
     quality = {name: _json(path) for name, path in inputs.quality.items()}
     synthetic = {name: image_set.load(folder) for name, folder in inputs.synthetic.items()}
     screening = {name: _json(folder / "dataset.json")["screening"] for name, folder in inputs.synthetic.items()}
-    verdict = decide(downstream, imbalance["plan"], quality, screening)
+    verdict = decide(downstream, imbalance["draw"], quality, screening)
     histories = {name: pd.read_csv(folder / "history.csv") for name, folder in inputs.models.items()}
     made = {name: images for name, images in synthetic.items() if len(images.images)}
     shown_set = _shown_set(verdict, made)
@@ -119,7 +119,7 @@ def _gather(inputs: Inputs, params: Params) -> Content:
         "splits": SPLITS,
         "dataset": _json(inputs.curated / "dataset.json"),
         "films": gallery.side_by_side(real, synthetic, params.report.examples),
-        "blind": gallery.blind(real, synthetic, params.report.blind, params.report.seed),
+        "blind": gallery.blind(real, synthetic, list(imbalance["plan"]), params.report.blind, params.report.seed),
         "quality": quality,
         "spectra": page.spectra(quality),
         "strips": {name: _strips(result) for name, result in quality.items()},
@@ -143,8 +143,8 @@ def _gather(inputs: Inputs, params: Params) -> Content:
 
 def _shown_set(verdict: Mapping[str, Any], made: Mapping[str, ImageSet]) -> str:
     """Which model's images the picture of the balance after adds: those of the candidate, if it has some."""
-    parts = verdict.get("candidate", "").split("+")
-    return next((name for name in made if name in parts), next(iter(made), ""))
+    name = GENERATOR_OF.get(verdict.get("candidate", ""), "")
+    return name if name in made else next(iter(made), "")
 
 
 def _bars(classes: list[str], imbalance: Content, synthetic: ImageSet | None) -> Content:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from model import classifier
 from model.classifier import TEMPERATURES, ClassifierConfig, calibrated_loss, logits, predict, train_classifier
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
@@ -75,6 +76,43 @@ def test_the_best_point_on_validation_is_kept(good: int) -> None:
     last = train_classifier(bright_or_dark(), 2, config, build=lambda _: Fading(good))
     assert last.step == 50
     assert ((predict(last, images).argmax(1) == labels).mean() > 0.8) == (good > 50)
+
+
+@pytest.mark.parametrize(
+    ("good", "patience", "cycles", "gaining"),
+    [
+        (1, 1, 2, False),
+        (15, 1, 3, False),
+        (15, 2, 4, False),
+        (60, 1, 6, True),  # better for ever: the cap ends it
+    ],
+)
+def test_a_training_ends_when_validation_no_longer_gains(good: int, patience: int, cycles: int, gaining: bool) -> None:
+    """Ten steps a cycle; the loss falls for `good` of them."""
+    images, labels = next(bright_or_dark())
+    config = ClassifierConfig(steps=10, patience=patience, max_cycles=6)
+    losses = iter([*np.linspace(1.0, 0.5, good), *[2.0] * 60])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "calibrated_loss", lambda *_: (next(losses), 1.0))
+        trained = train_classifier(bright_or_dark(), 2, config, validation=(images, labels))
+    assert trained.curve[-1][0] == 10 * cycles
+    assert trained.gaining == gaining
+
+
+def test_a_first_stage_hands_on_its_best_weights_and_is_never_the_result() -> None:
+    """Planted: the first stage is best at step 4, and better than all that follows, which is best at its step 2."""
+    config = ClassifierConfig(steps=20, max_cycles=2)
+    losses = iter([0.3, 0.1, *[0.3] * 8, 0.5, *[0.6] * 20])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "calibrated_loss", lambda *_: (next(losses), 1.0))
+        trained = train_classifier(
+            *(bright_or_dark(), 2, config, None, next(bright_or_dark())),
+            build=lambda _: Fading(99),
+            first=bright_or_dark(),
+        )
+    assert [step for step, _ in trained.curve] == list(range(2, 41, 2))
+    assert trained.step == 22
+    assert trained.network.state_dict()["steps"] == 4 + 2
 
 
 def test_a_rare_class_counts_as_much_as_a_common_one_and_may_be_missing() -> None:

@@ -9,7 +9,7 @@ from model.gan.networks import Generator, NetworkConfig
 from model.gan.storage import save_generator
 from tasks import image_set, imbalance, paths
 from tasks.files import write_json
-from tasks.imbalance import planned
+from tasks.imbalance import to_draw
 from tasks.params import Imbalance, Synthesize
 from tasks.synthesize import stage as synthesize
 from tests.tasks.results import recognised, varied
@@ -38,7 +38,7 @@ def write_generator(name: str, seed: int, classes: list[str] | None = None, trun
     save_generator(folder, generator, classes, {"data_digest": real.digest, "params": {}})
     card = f"# {name}\n\nA generator for a test.\n\n![Samples](samples.png)\n"
     (folder / "card.md").write_text(card, encoding="utf-8")
-    plan = planned(paths.IMBALANCE) if classes == real.classes else {}
+    plan = to_draw(paths.IMBALANCE) if classes == real.classes else {}
     params = Synthesize(truncation=truncation)
     synthesize.run(folder, paths.SYNTHETIC / name, plan, params, curated_folder=paths.CURATED)
     quality = {"model": name, "classes": {label: {"measures": varied(0.4, 0.38, 0.42, 0.4)} for label in plan}}

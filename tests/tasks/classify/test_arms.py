@@ -34,7 +34,7 @@ def rows_of(images: np.ndarray) -> set[bytes]:
 def test_arms_differ_in_what_they_add_and_never_see_held_out_images(
     arm: str, real: ImageSet, synthetic: ImageSet
 ) -> None:
-    chosen = training_set(arm, real, synthetic if "msg" in arm else None, PLAN, seed=0)
+    chosen = training_set(arm, real, synthetic if "msg" in arm else None, PLAN, seed=0, balance="rare")
     train, held_out = real.where(split="train"), rows_of(real.where(split="val").images)
     held_out |= rows_of(real.where(split="test").images)
     n = len(train.images)
@@ -74,8 +74,53 @@ def test_too_few_synthetic_images_are_refused(real: ImageSet, synthetic: ImageSe
 
 @pytest.mark.parametrize("arm", ["duplicate", "msg_gan"])
 def test_the_ratio_is_of_the_plan_and_the_same_for_the_control(arm: str, real: ImageSet, synthetic: ImageSet) -> None:
-    half = training_set(arm, real, synthetic if arm == "msg_gan" else None, PLAN, 0, ratio=0.5)
+    half = training_set(arm, real, synthetic if arm == "msg_gan" else None, PLAN, 0, ratio=0.5, balance="rare")
     assert len(half.labels) == len(real.where(split="train").images) + 12
+
+
+@pytest.mark.parametrize("arm", ["msg_gan", "classic+msg_sagan"])
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_balanced_over_all_classes_what_is_synthetic_does_not_tell_the_class(
+    arm: str, ratio: float, real: ImageSet, synthetic: ImageSet
+) -> None:
+    """The rare class is filled with repeated films as in the control; of each class the same share is synthetic."""
+    chosen = training_set(arm, real, synthetic, PLAN, 0, ratio=ratio, balance="all")
+    control = training_set("duplicate", real, None, PLAN, 0)
+    n = len(control.labels)
+    np.testing.assert_array_equal(chosen.images[:n], control.images)
+    drawn, drawn_labels = chosen.images[n:], chosen.labels[n:]
+    for k, label in enumerate(real.classes):
+        assert rows_of(drawn[drawn_labels == k]) <= rows_of(synthetic.where(label=label).images)
+    shares = np.bincount(drawn_labels) / np.bincount(control.labels)
+    assert shares[0] == pytest.approx(shares[1], abs=0.02)
+    assert drawn_labels.size
+    assert np.bincount(drawn_labels).max() <= round(ratio * PLAN["rare"])
+
+
+def test_two_stages_begin_with_synthetic_images_of_all_classes_and_end_as_classic(
+    real: ImageSet, synthetic: ImageSet
+) -> None:
+    classic = training_set("classic", real, None, PLAN, 0)
+    chosen = training_set("two_stage_msg_sagan", real, synthetic, PLAN, 0)
+    control = training_set("two_stage_classic", real, None, PLAN, 0)
+    for some in (chosen, control):
+        np.testing.assert_array_equal(some.images, classic.images)
+        assert some.changed.all()
+    assert chosen.first is not None
+    assert control.first is not None
+    np.testing.assert_array_equal(control.first.images, classic.images)
+    assert np.bincount(chosen.first.labels).tolist() == [PLAN["rare"]] * 2
+    assert chosen.first.changed.all()
+    for k, label in enumerate(real.classes):
+        of_class = chosen.first.images[chosen.first.labels == k]
+        assert rows_of(of_class) <= rows_of(synthetic.where(label=label).images)
+    with pytest.raises(UserError, match="run synthesize"):
+        training_set("two_stage_msg_gan", real, None, PLAN, 0)
+
+
+def test_two_stages_need_two_cycles() -> None:
+    with pytest.raises(ValueError, match="two_stage_classic has two stages and needs max_cycles of 2 or more"):
+        Classify(arms=["classic", "two_stage_classic"], max_cycles=1)
 
 
 def test_a_share_of_the_rare_patients_is_kept_whole_and_nested(real: ImageSet) -> None:

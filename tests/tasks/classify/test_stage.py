@@ -17,11 +17,11 @@ import torch
 import yaml
 
 from tasks import image_set
-from tasks.classify import stage
+from tasks.classify import stage, training
 from tasks.classify.arms import Job
 from tasks.classify.confounds import leaked
 from tasks.errors import UserError
-from tasks.params import Classify
+from tasks.params import GENERATOR_OF, Arm, Classify
 from tests.tasks.sets import write_set
 from tests.test_staleness import modules
 
@@ -29,9 +29,12 @@ ROOT = Path(__file__).resolve().parents[3]
 OUTPUTS = ("downstream.json", "predictions.csv")
 SWEPT = Classify(
     arms=["real", "duplicate", "classic", "msg_gan", "classic+msg_sagan"],
+    balance="rare",
     steps=6,
+    max_cycles=1,
     batch=8,
     bootstrap=100,
+    workers=1,
     ratios=[0.5],
     real_fractions=[0.5],
     tstr=True,
@@ -127,7 +130,8 @@ def test_sweeps_compare_synthetic_images_with_the_controls_at_the_same_value(
 def test_cross_puts_real_and_synthetic_in_each_others_place(swept: tuple[Path, dict[str, Any]]) -> None:
     folder, result = swept
     pairs = [(row["trained_on"], row["tested_on"]) for row in result["tstr"]]
-    assert pairs == [("real", "real"), ("msg_gan", "real"), ("real", "msg_gan")]
+    drawn = [("msg_gan", "real"), ("msg_sagan", "real"), ("real", "msg_gan"), ("real", "msg_sagan")]
+    assert pairs == [("real", "real"), *drawn]
     assert result["tstr"][0]["auroc"] == result["arms"]["real"]["auroc"]
     predictions = pd.read_csv(folder / "reports/predictions.csv")
     tests = predictions[(predictions["arm"] == "real") & (predictions["seed"] == 0)]["split"].value_counts()
@@ -163,7 +167,8 @@ def test_killed_and_run_again_gives_the_same_bytes(
     whole, broken = prepare(tmp_path / "whole"), prepare(tmp_path / "broken")
     for folder in (whole, broken):
         shutil.copy(swept[0] / "mlflow.db", folder)  # making one takes seconds
-    params = Classify(arms=["real", "duplicate", "msg_gan"], steps=10, batch=16, bootstrap=100)
+    arms: list[Arm] = ["real", "duplicate", "msg_gan"]
+    params = Classify(arms=arms, steps=10, max_cycles=1, batch=16, bootstrap=100, workers=1)
     monkeypatch.chdir(whole)
     run(params)
     monkeypatch.chdir(broken)
@@ -172,7 +177,7 @@ def test_killed_and_run_again_gives_the_same_bytes(
     done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
     assert done.returncode == -signal.SIGKILL
     kept = broken / ".xraysynth/classify"
-    assert len(list(kept.glob("*.npy"))) == 2
+    assert len(list(kept.glob("*.npz"))) == 2
     capsys.readouterr()
     run(params)
     assert capsys.readouterr().out.count("was trained before the interruption") == 2
@@ -195,7 +200,9 @@ def test_a_rare_class_without_a_plan_is_none_of_the_comparison(tmp_path: Path, m
     """fill_to may be so low that of one of two rare classes no image is made."""
     monkeypatch.chdir(prepare(tmp_path / "project"))
     Path("reports/imbalance.json").write_text(json.dumps({"plan": {"rare": 12}, "rare": ["normal", "rare"]}))
-    result = run(Classify(arms=["real", "duplicate", "msg_gan"], steps=6, batch=8, bootstrap=100))
+    result = run(
+        Classify(arms=["real", "duplicate", "msg_gan"], steps=6, max_cycles=1, batch=8, bootstrap=100, workers=1)
+    )
     assert result["rare"] == ["rare"]
     for arm in result["arms"].values():
         assert arm["rare_auprc"] == arm["auprc_rare"]
@@ -226,6 +233,7 @@ def test_kept_predictions_are_of_the_same_data_and_params_only(tmp_path: Path) -
         (job, stage.Data(other, {"msg_gan": other}, {"rare": 12}), params),
         (job, redrawn, params),
         (job, stage.Data(real, {"msg_gan": other}, {"rare": 13}), params),
+        (job, stage.Data(real, {"msg_gan": other}, {"rare": 12}, "rare"), params),
         (
             job,
             stage.Data(image_set.ImageSet(real.images, moved, real.classes, real.digest), data.synthetic, data.plan),
@@ -233,12 +241,12 @@ def test_kept_predictions_are_of_the_same_data_and_params_only(tmp_path: Path) -
         ),
         *(
             (job, data, params.model_copy(update=change))
-            for change in ({"steps": 9}, {"batch": 9}, {"learning_rate": 9.0})
+            for change in ({"steps": 9}, {"patience": 9}, {"max_cycles": 9}, {"batch": 9}, {"learning_rate": 9.0})
         ),
     ]
     found = {stage._fingerprint(*variant, code="a") for variant in [(job, data, params), *variants]}
     assert len(found) == 1 + len(variants)
-    same = params.model_copy(update={"bootstrap": 500, "arms": ["msg_gan"], "seeds": [0, 5]})
+    same = params.model_copy(update={"bootstrap": 500, "arms": ["msg_gan"], "seeds": [0, 5], "workers": 3})
     assert stage._fingerprint(job, data, same, "a") == stage._fingerprint(job, data, params, "a")
 
 
@@ -254,15 +262,17 @@ def test_what_other_code_or_another_library_predicted_is_not_taken_up(
     monkeypatch.setattr(stage, "ROOT", tmp_path / "code")
     trained: list[int] = []
 
-    def planted(*arguments: Any) -> np.ndarray:
+    def planted(work: training.Work) -> None:
         trained.append(1)
-        return np.full((len(arguments[2]), 2), 0.5)
+        work.file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(work.file, probabilities=np.full((len(work.images), 2), 0.5), step=1, curve=[[1, 0.5]], gaining=False)
 
-    monkeypatch.setattr(stage, "train_and_predict", planted)
+    monkeypatch.setattr(stage, "do", planted)
     data = stage.Data(image_set.load(write_set(tmp_path / "set")), {}, {"rare": 12})
+    params = Classify(arms=["real"], seeds=[0, 1], workers=1)
 
     def predict() -> None:
-        stage._predictions(Job("real", 0), data, Classify(), stage.made_by())
+        stage._outcomes(data, params, stage.made_by())
 
     predict()
     if change in stage.CODE:
@@ -270,32 +280,47 @@ def test_what_other_code_or_another_library_predicted_is_not_taken_up(
             file.write("LEAK = 0.1\n")
     monkeypatch.setattr(stage, "version", lambda name: "99.0" if name == change else installed(name))
     predict()
-    assert len(trained) == (1 if change == "nothing" else 2)
+    assert len(trained) == (2 if change == "nothing" else 4)
 
 
 def test_the_code_that_counts_is_what_a_training_runs() -> None:
     """What only compares predictions does not: an interrupted comparison needs no training again."""
-    of_predictions = modules("tasks/classify/arms.py", set()) | modules("model/classifier.py", set())
+    of_predictions = modules("tasks/classify/training.py", set())
     assert set(stage.CODE) == of_predictions | {"tasks/classify/stage.py"}
 
 
 def test_densenet_needs_monai_and_room(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="16 pixels are too few"):
-        stage.architecture("densenet121", 16)
+        training.architecture("densenet121", 16)
     monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
     with pytest.raises(UserError, match="pip install 'xraysynth\\[monai\\]'"):
-        stage.architecture("densenet121", 64)
+        training.architecture("densenet121", 64)
 
 
 def test_densenet_gives_logits() -> None:
     pytest.importorskip("monai", reason="MONAI is not installed: pip install 'xraysynth[monai]'")
-    network = stage.architecture("densenet121", 32)(3)
+    network = training.architecture("densenet121", 32)(3)
     assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
 
 
-def test_the_params_of_the_repository_name_the_arms_of_the_issue() -> None:
+def test_the_params_of_the_repository_have_every_control_that_help_needs() -> None:
     arms = yaml.safe_load((ROOT / "params.yaml").read_text())["classify"]["arms"]
-    assert arms == ["real", "class_weight", "duplicate", "classic", "msg_gan", "msg_sagan", "classic+msg_sagan"]
+    assert {"real", "duplicate", "classic", "two_stage_classic"} < set(arms)
+    assert {GENERATOR_OF.get(arm) for arm in arms} >= {"msg_gan", "msg_sagan"}
+
+
+def test_many_processes_say_what_one_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a two-stage arm is trained on, its first stage told apart in what is kept of validation."""
+    arms: list[Arm] = ["classic", "two_stage_classic", "two_stage_msg_gan"]
+    for workers in (1, 2):
+        monkeypatch.chdir(prepare(tmp_path / f"{workers}"))
+        result = run(Classify(arms=arms, steps=10, max_cycles=2, batch=4, bootstrap=100, workers=workers))
+    for name in OUTPUTS:
+        assert (tmp_path / "1/reports" / name).read_bytes() == (tmp_path / "2/reports" / name).read_bytes()
+    courses = {(found["arm"], found["seed"]): found for found in result["trainings"]}
+    assert {found["first_stage"] for key, found in courses.items() if key[0].startswith("two_stage")} == {10}
+    assert all(found["step"] > 10 for key, found in courses.items() if key[0] != "classic")
+    assert courses["classic", 0]["losses"] != courses["two_stage_classic", 0]["losses"]
 
 
 def test_mlflow_gets_a_group_a_measure() -> None:

@@ -29,7 +29,7 @@ PASSED = {
     "fidelity": {"passed": True, "why": "Recognised."},
 }
 CLOSED = PASSED | {"diversity": {"passed": False, "why": "All alike."}}
-DISC = 45.0  # of a rare film
+RARE, DISC = 1, 45.0  # the number of the class, and the disc of a film of it
 PARAMS = Params(classify=Classify(bootstrap=200), quality=Quality(pairs=100))
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -113,6 +113,10 @@ def true_films(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.stack([film(rng, projects.SIDE, DISC) for _ in range(count)])
 
 
+def common_films(rng: np.random.Generator, count: int) -> np.ndarray:
+    return np.stack([film(rng, projects.SIDE, NORMAL_DISC) for _ in range(count)])
+
+
 def fainter(rng: np.random.Generator, count: int) -> np.ndarray:
     """Films of the class, whose discs are not as bright."""
     return np.stack([film(rng, projects.SIDE, 0.9 * DISC) for _ in range(count)])
@@ -120,7 +124,7 @@ def fainter(rng: np.random.Generator, count: int) -> np.ndarray:
 
 def mixed_up(rng: np.random.Generator, count: int) -> np.ndarray:
     """Films of the common class, called rare, with contrast enough to look as varied as rare ones."""
-    common = np.stack([film(rng, projects.SIDE, NORMAL_DISC) for _ in range(count)]).astype(float)
+    common = common_films(rng, count).astype(float)
     return np.clip(80 + (common - 80) * rng.uniform(0.6, 1.6, (count, 1, 1)), 0, 255).astype(np.uint8)
 
 
@@ -137,9 +141,8 @@ def discs(images: np.ndarray) -> np.ndarray:
 def told(chosen: TrainingSet, real: ImageSet, images: np.ndarray, params: Classify, seed: int) -> np.ndarray:
     """What `train_and_predict` says where nothing is trained: the nearer the rare images that it was shown are to rare
     films, the surer it tells them; which films are hard is the same for all."""
-    rare = real.classes.index("rare")
     true, other = (discs(real.where(split="train", label=label).images).mean() for label in ("rare", "normal"))
-    strength = 3 * (discs(chosen.images[chosen.labels == rare]).mean() - other) / (true - other)
+    strength = 3 * (discs(chosen.images[chosen.labels == RARE]).mean() - other) / (true - other)
     hard = np.random.default_rng(0).normal(0, 1, len(images))
     luck = np.random.default_rng([seed, len(chosen.images)]).normal(0, 0.1, len(images))
     found = 1 / (1 + np.exp(2 - strength * (discs(images) - other) / (true - other) - hard - luck))
@@ -158,15 +161,15 @@ def project(mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def plant(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Draw], int]:
-    """Registers a generator whose images come from `draw`, and returns its version."""
+    """Registers a generator whose images of rare come from `draw`, and returns its version."""
     drawers: dict[bytes, Draw] = {}
 
     def identity(generator: Generator) -> bytes:
         return next(generator.parameters()).detach().numpy().tobytes()
 
     def batches(generator: Generator, label: int, count: int, seed: int, truncation: float) -> Iterator[np.ndarray]:
-        rng = np.random.default_rng([seed, 1])  # another stream than that of the films
-        yield drawers[identity(generator)](rng, count)
+        rng = np.random.default_rng([seed, 1, label])  # another stream than that of the films
+        yield drawers[identity(generator)](rng, count) if label == RARE else common_films(rng, count)
 
     def planted(draw: Draw) -> int:
         projects.write_generator("msg_gan", seed=len(drawers) + 1)
