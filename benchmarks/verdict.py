@@ -28,7 +28,8 @@ import torch
 from benchmarks.tables import table
 from tasks.classify.arms import Job
 from tasks.classify.comparison import compare
-from tasks.classify.stage import Data, held_out_images, train_and_predict
+from tasks.classify.stage import Data, held_out_images
+from tasks.classify.training import train_and_predict
 from tasks.image_set import ImageSet
 from tasks.params import Arm, Classify
 from tasks.report.verdict import decide

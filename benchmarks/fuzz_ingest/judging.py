@@ -144,6 +144,6 @@ def died(seed: int, seconds: float, number: int) -> Verdict:
 
 
 def _judge_alone(seed: int, seconds: float, number: int) -> None:
-    workers._start_worker(workers.MEMORY_LIMIT)
+    workers._bound_memory(workers.MEMORY_LIMIT)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     judge_here(seed, number)

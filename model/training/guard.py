@@ -7,7 +7,7 @@ healthy training it lies far above that of real pairs; so the alarm counts the p
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from model.gan.networks import Generator
 from model.gan.sampling import latents, render
 from model.measures.similarity import WINDOW, frechet_distance, ms_ssim_pairs, near_duplicates_above
+from model.training.judge import Judge
 
 SIDE = 64  # larger images are averaged down to this first, so that a tick costs the same at any size
 REAL, SYNTHETIC = 320, 64  # images looked at, of a class
@@ -37,7 +38,11 @@ class Reading:
     frechet: float  # mean of the classes, in `features` of unit variance: never to be called FID
     frechet_floor: float  # the same between halves of the real images, which are fewer where a class is small
     alarm: str | None  # a sentence: the training has failed
-    best: bool  # nothing is amiss, it is varied, and `frechet` is the lowest so far
+    best: bool  # nothing is amiss, it is varied, and `frechet` over the mean of `recognised` is the lowest so far
+    recognised: dict[str, float] = field(
+        default_factory=dict
+    )  # by class, how many the judge takes for it, if there is one
+    recognised_real: dict[str, float] = field(default_factory=dict)  # the same of the real images, which it has learnt
 
 
 class CollapseGuard:
@@ -48,6 +53,9 @@ class CollapseGuard:
     the images were once nearer to films than one film repeated is, so that an untrained generator raises no alarm; but
     one that is all alike after `warmup_kimg` does. An alarm takes `patience` ticks on end, or at once a weight that is
     not finite. Raises ValueError for a class without images.
+
+    With `judge_steps` a `Judge` learns the classes for so long, and says how many synthetic images show theirs. It
+    decides with the distance which generator is the best, and raises no alarm: with few films it may be a poor judge.
     """
 
     def __init__(
@@ -57,6 +65,7 @@ class CollapseGuard:
         classes: Sequence[str],
         warmup_kimg: float = WARM_UP,
         patience: int = 2,
+        judge_steps: int = 0,
     ) -> None:
         self.classes, self.warmup_kimg, self.patience = tuple(classes), warmup_kimg, patience
         self.count = min(SYNTHETIC, max(ALL_SYNTHETIC // len(self.classes), 16))
@@ -80,7 +89,15 @@ class CollapseGuard:
         # A generator that knows n images by heart repeats itself in 1 / n of the pairs; more, if some come more often.
         self.allowed = [min(NEAR_DUPLICATES + 2 / size, 1.0) for size in sizes]
 
-        self.lowest = math.inf
+        self.judge: Judge | None = None
+        self.recognised_real: dict[str, float] = {}
+        if judge_steps:
+            parts = np.array_split(images, -(-len(images) // REAL))
+            self.judge = Judge(np.concatenate([small(part) for part in parts]), labels, len(classes), judge_steps)
+            self.recognised_real = self._named([self.judge.share(small(some), k) for k, some in enumerate(films)])
+
+        self.lowest = math.inf  # distance of a varied generator
+        self.lowest_score = math.inf  # the same over the part of images whose class is recognised
         self.streaks: dict[str, int] = {}  # what is amiss, and for how many ticks
 
     def check(self, generator: Generator, kimg: float) -> Reading:
@@ -99,8 +116,15 @@ class CollapseGuard:
         self.streaks = {what: self.streaks.get(what, 0) + 1 for what in amiss}
         alarm = next((amiss[what] for what, ticks in self.streaks.items() if ticks >= self.patience), None)
         varied = all(share <= allowed for share, allowed in zip(near_duplicates, self.allowed, strict=True))
-        best = varied and not amiss and frechet < self.lowest
-        self.lowest = frechet if best else self.lowest
+        recognised: dict[str, float] = {}
+        score = frechet
+        if self.judge is not None:
+            recognised = self._named([self.judge.share(some, label) for label, some in enumerate(images)])
+            score /= max(float(np.mean(list(recognised.values()))), 0.01)
+        healthy = varied and not amiss
+        best = healthy and score < self.lowest_score
+        self.lowest = min(self.lowest, frechet) if healthy else self.lowest
+        self.lowest_score = score if best else self.lowest_score
         return Reading(
             kimg,
             self._named([float(values.mean()) for values in pairs]),
@@ -110,16 +134,19 @@ class CollapseGuard:
             self.floor,
             alarm,
             best,
+            recognised,
+            self.recognised_real,
         )
 
     def state(self) -> dict[str, Any]:
-        """What the ticks have left behind, as JSON knows it (a lowest distance of none so far is None)."""
-        lowest = self.lowest if math.isfinite(self.lowest) else None
-        return {"lowest": lowest, "streaks": dict(self.streaks)}
+        """What the ticks have left behind, as JSON knows it (where there is no lowest yet, it is None)."""
+        lowest, score = (value if math.isfinite(value) else None for value in (self.lowest, self.lowest_score))
+        return {"lowest": lowest, "lowest_score": score, "streaks": dict(self.streaks)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from `state()` of a guard of the same images."""
-        self.lowest = math.inf if state["lowest"] is None else state["lowest"]
+        lowest, score = state["lowest"], state["lowest_score"]
+        self.lowest, self.lowest_score = (math.inf if value is None else value for value in (lowest, score))
         self.streaks = dict(state["streaks"])
 
     def _amiss(self, near_duplicates: list[float], frechet: float, kimg: float) -> dict[str, str]:

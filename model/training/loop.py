@@ -57,7 +57,7 @@ class Tick:
         row |= {f"gamma.{name}": value for name, value in self.gammas.items()}
         if self.reading is not None:
             row |= {"frechet": self.reading.frechet, "frechet_floor": self.reading.frechet_floor}
-            for name in ("ms_ssim", "ms_ssim_real", "near_duplicates"):
+            for name in ("ms_ssim", "ms_ssim_real", "near_duplicates", "recognised", "recognised_real"):
                 row |= {f"{name}.{label}": value for label, value in getattr(self.reading, name).items()}
         return row | ({"alarm": self.alarm} if self.alarm else {})
 

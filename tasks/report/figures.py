@@ -88,12 +88,12 @@ def losses(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def variety(history: pd.DataFrame) -> Figure:
-    """MS-SSIM of synthetic pairs of each class, and of real pairs in the same colour as dots, over training."""
-    figure, axes = _over_training(history, "MS-SSIM of pairs")
+def of_classes(history: pd.DataFrame, what: str, words: str) -> Figure:
+    """A reading of the guard by class, `what`, and that of real films in the same colour as dots, over training."""
+    figure, axes = _over_training(history, words)
     for k, label in enumerate(guarded_classes(history)):
-        axes.plot(history["kimg"], history[f"ms_ssim.{label}"], color=SERIES[k % len(SERIES)], marker="o", ms=3)
-        axes.plot(history["kimg"], history[f"ms_ssim_real.{label}"], color=SERIES[k % len(SERIES)], linestyle=":")
+        axes.plot(history["kimg"], history[f"{what}.{label}"], color=SERIES[k % len(SERIES)], marker="o", ms=3)
+        axes.plot(history["kimg"], history[f"{what}_real.{label}"], color=SERIES[k % len(SERIES)], linestyle=":")
     axes.set_ylim(0, 1.02)
     return figure
 

@@ -98,7 +98,8 @@ def training(histories: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         panels = {"losses": picture(figures.losses(history))}
         labels = figures.guarded_classes(history)
         if labels:
-            panels["MS-SSIM of pairs"] = picture(figures.variety(history))
+            panels["class recognised"] = picture(figures.of_classes(history, "recognised", "share, by the judge"))
+            panels["MS-SSIM of pairs"] = picture(figures.of_classes(history, "ms_ssim", "MS-SSIM of pairs"))
             panels["Fréchet distance"] = picture(figures.distance(history))
         last = history.iloc[-1]
         result[name] = {

@@ -18,6 +18,7 @@ import torch
 
 from model.gan.networks import NetworkConfig
 from model.gan.storage import WEIGHTS, save_generator
+from model.training import judge
 from model.training.checkpoint import Stopped
 from model.training.distributed import Ranks, join
 from model.training.guard import CollapseGuard, warm_up
@@ -106,7 +107,8 @@ def _configured(name: str, films: ImageSet, params: Train, model: Model) -> tupl
 
 def _guard(name: str, curated_folder: Path, learnt: ImageSet, kimg: float) -> CollapseGuard:
     try:
-        return CollapseGuard(learnt.images, learnt.labels, learnt.classes, warm_up(kimg))
+        films = (learnt.images, learnt.labels, learnt.classes)
+        return CollapseGuard(*films, warm_up(kimg), judge_steps=judge.steps(kimg))
     except ValueError as error:
         raise UserError(f"{name} cannot learn from {curated_folder}: {error}; ingest more films") from None
 

@@ -106,6 +106,8 @@ def _model(folder: Path, real: ImageSet, rng: np.random.Generator, attention: bo
     for k, label in enumerate(real.classes):
         history[f"ms_ssim.{label}"] = 0.9 - 0.4 * (1 - np.exp(-kimg)) + 0.05 * k + rng.normal(0, 0.02, 10)
         history[f"ms_ssim_real.{label}"] = 0.42 + 0.04 * k
+        history[f"recognised.{label}"] = 1 - np.exp(-kimg / (k + 1))
+        history[f"recognised_real.{label}"] = 0.97 - 0.05 * k
     if not attention:
         history["alarm"] = [None] * 9 + [ALARM]
     history.to_csv(folder / "history.csv", index=False)

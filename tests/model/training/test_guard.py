@@ -210,6 +210,43 @@ def test_the_state_of_a_guard_goes_through_json() -> None:
     assert fresh.check(GOOD, 1).best
 
 
+CLASSY = {  # two discs, or the same darkened
+    "right": Painter(lambda z, y: films(z) - 0.9 * y.view(-1, 1, 1, 1)),
+    "swapped": Painter(lambda z, y: films(z) - 0.9 * (1 - y).view(-1, 1, 1, 1)),
+    "nearer, of one class": Painter(lambda z, y: films(z)),
+}
+
+
+def judged() -> CollapseGuard:
+    """Of films whose class 1 is dark."""
+    labels = np.repeat([0, 1], [100, 100])
+    drawn = films(torch.randn(200, 8, generator=torch.Generator().manual_seed(0)))
+    drawn -= 0.9 * torch.from_numpy(labels).view(-1, 1, 1, 1)
+    images = drawn.clamp(-1, 1)[:, 0].add(1).mul(127.5).round().byte().numpy()
+    return CollapseGuard(images, labels, CLASSES, judge_steps=80)
+
+
+def test_the_judge_says_which_images_show_their_class() -> None:
+    found = [reading.recognised for reading in readings(judged(), *CLASSY.values())]
+    assert min(found[0].values()) > 0.8
+    assert max(found[1].values()) < 0.2
+    assert found[2]["normal"] > 0.8
+    assert found[2]["pneumonia"] < 0.2
+    assert min(judged().recognised_real.values()) > 0.8
+    assert readings(guard(), GOOD)[0].recognised == {}
+
+
+def test_of_equally_near_generators_the_best_shows_its_classes() -> None:
+    """Swapped classes lie farther away too, so the distance is planted: the same for all, or a little lower."""
+    watched = judged()
+    distances = iter([10.0, 10.0, 9.0, 9.0, 8.0, 8.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.training.guard.frechet_distance", lambda *_: next(distances))
+        swapped, right, again = readings(watched, CLASSY["swapped"], CLASSY["right"], CLASSY["swapped"])
+    assert (swapped.best, right.best, again.best) == (True, True, False)
+    assert not any(reading.alarm for reading in (swapped, right, again))
+
+
 def test_a_look_leaves_no_trace_in_the_random_state() -> None:
     before = torch.get_rng_state()
     readings(guard(), GOOD)
