@@ -74,7 +74,7 @@ def trials(rare: int, seeds: int) -> Iterator[Trial]:
                 yield Trial(rare, MIXED, seed, images)
                 yield Trial(rare, MIXED, seed, images, "rare")
         if rare == 0:
-            yield Trial(rare, TWO_STAGE, seed, SELECTED)
+            yield from (Trial(rare, arm, seed, SELECTED) for arm in (TWO_STAGE, MIXED))
 
 
 @cache

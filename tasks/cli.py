@@ -24,6 +24,7 @@ from tasks.paths import (
     EXPORTS,
     IMBALANCE,
     IMBALANCE_PLOTS,
+    MEASURES,
     METRICS,
     MODELS,
     PREDICTIONS,
@@ -262,7 +263,7 @@ def report(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS
         quality={name: QUALITY / f"{name}.json" for name in SYNTHETIC_ARMS},
         downstream=DOWNSTREAM,
     )
-    outputs = stage.Outputs(REPORT, VERDICT, METRICS, REPORT_PLOTS)
+    outputs = stage.Outputs(REPORT, VERDICT, METRICS, MEASURES, REPORT_PLOTS)
     print(stage.run(inputs, outputs, _params(params))["sentence"])
 
 

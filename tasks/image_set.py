@@ -80,6 +80,15 @@ class ImageSet:
         """(N,) int64 indices into `classes`."""
         return class_numbers(self.manifest["label"], self.classes)
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images by split and class."""
+        table = self.manifest.groupby(["split", "label"]).size()
+        return {
+            split: {label: int(table.get((split, label), 0)) for label in self.classes}
+            for split in SPLITS
+            if split in table.index.get_level_values("split")
+        }
+
     def where(self, **columns: str) -> "ImageSet":
         """The rows in which every named column has the given value, e.g. `where(split="train")`."""
         keep = np.ones(len(self.manifest), dtype=bool)

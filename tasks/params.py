@@ -23,16 +23,16 @@ ExecutorName = Literal["processes", "dask"]
 GanName = Literal["msg_gan", "msg_sagan"]
 ControlArm = Literal["real", "class_weight", "duplicate", "classic", "two_stage_classic"]
 TwoStageArm = Literal["two_stage_msg_gan", "two_stage_msg_sagan"]
-Arm = Literal[ControlArm, GanName, "classic+msg_sagan", TwoStageArm]
+ClassicArm = Literal["classic+msg_gan", "classic+msg_sagan"]
+Arm = Literal[ControlArm, GanName, ClassicArm, TwoStageArm]
 Balance = Literal["rare", "all"]
 Loss = Literal["relativistic", "relativistic_average_hinge", "non_saturating", "wgan_gp"]
 SYNTHETIC_ARMS: tuple[str, ...] = get_args(GanName)  # named after the generator whose images they add
 CONTROL_ARMS: tuple[str, ...] = get_args(ControlArm)
 TWO_STAGE = "two_stage_"  # what arms are called that have a first stage of their own
 GENERATOR_OF = {  # of arms with synthetic images
-    **{name: name for name in SYNTHETIC_ARMS},
-    "classic+msg_sagan": "msg_sagan",
-    **{arm: arm.removeprefix(TWO_STAGE) for arm in get_args(TwoStageArm)},
+    arm: arm.removeprefix(TWO_STAGE).removeprefix("classic+")
+    for arm in (*SYNTHETIC_ARMS, *get_args(ClassicArm), *get_args(TwoStageArm))
 }
 
 Share = Annotated[float, Field(gt=0, lt=1)]

@@ -10,7 +10,8 @@ QUALITY, DOWNSTREAM, PREDICTIONS = (
     Path("reports/downstream.json"),
     Path("reports/predictions.csv"),
 )
-REPORT, VERDICT, METRICS = Path("reports/report.html"), Path("reports/verdict.json"), Path("reports/metrics.json")
+REPORT, VERDICT = Path("reports/report.html"), Path("reports/verdict.json")
+METRICS, MEASURES = Path("reports/metrics.json"), Path("reports/measures.json")
 REPORT_PLOTS = Path("reports/plots")
 EXPORTS = Path("exports")  # what is drawn on demand; git ignores it
 CHALLENGE, DRIFT = Path("reports/challenge.json"), Path("reports/drift.json")

@@ -7,7 +7,7 @@
 - `msg_gan`, `msg_sagan`: real and synthetic images mixed, as `Classify.balance` says: "rare", synthetic ones of the
   rare classes, as many as the plan says; "all", the images of `duplicate` and synthetic ones of every class, the same
   share of each, so that what tells synthetic from real does not tell rare from common
-- `classic+msg_sagan`: the images of `msg_sagan`, and every image, real or synthetic, changed as in `classic`
+- `classic+msg_gan`, `classic+msg_sagan`: the same, and every image, real or synthetic, changed as in `classic`
 - `two_stage_msg_gan`, `two_stage_msg_sagan`: a first cycle on synthetic images alone, as many of every class, changed
   as in `classic`; then as `classic` (the order of RoentGen-v2, arXiv 2508.16783)
 - `two_stage_classic`: the first cycle as `classic` too: without this control of the same length no gain of two stages

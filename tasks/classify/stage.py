@@ -84,7 +84,7 @@ def run(
     synthetic = {name: image_set.load(synthetic_folders[name]) for name in sorted(generators(params))}
     data = Data(real, synthetic, imbalance["plan"], params.balance)
     rare = list(imbalance["plan"]) or imbalance["rare"]  # a class without a plan gains nothing
-    with runs.tracked("classify", params.model_dump(), real.digest) as tracked:
+    with runs.tracked("classify", params.model_dump(), real.digest, real.counts()) as tracked:
         outcomes = _outcomes(data, params, code)
         predictions = pd.concat([_rows(job, found, data, params) for job, found in outcomes.items()], ignore_index=True)
         main = predictions[(predictions["ratio"] == 1) & (predictions["fraction"] == 1) & ~predictions["only"]]

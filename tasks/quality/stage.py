@@ -79,7 +79,7 @@ def run(
     published, words = inception.load(params.inception_weights)
     train = real.where(split="train")
     pooled: dict[str, Sets] = {}
-    with runs.tracked(f"quality@{name}", params.model_dump(), real.digest) as tracked:
+    with runs.tracked(f"quality@{name}", params.model_dump(), real.digest, real.counts()) as tracked:
         result: dict[str, Any] = {
             "model": name,
             "ms_ssim_scales": ms_ssim_scales(real.images.shape[1]),

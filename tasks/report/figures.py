@@ -20,6 +20,7 @@ ARMS = {  # colour and dashes
     "two_stage_classic": (GREEN, "--"),
     "msg_gan": (ORANGE, "-"),
     "msg_sagan": (RED, "-"),
+    "classic+msg_gan": (ORANGE, "--"),
     "classic+msg_sagan": ("#56B4E9", "-"),
     "two_stage_msg_gan": (ORANGE, "-."),
     "two_stage_msg_sagan": (RED, "-."),

@@ -38,11 +38,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the stage writes: the page, two JSON files, and a folder of CSV files for `dvc plots`."""
+    """What the stage writes: the page, three JSON files, and a folder of CSV files for `dvc plots`."""
 
     page: Path
     verdict: Path
-    metrics: Path
+    metrics: Path  # the few that matter
+    measures: Path  # all
     plots: Path
 
 
@@ -57,13 +58,14 @@ def run(inputs: Inputs, outputs: Outputs, params: Params) -> dict[str, Any]:
         raise UserError(f"{error.filename} is missing; run the stages before `report`, or `dvc repro`") from None
     except KeyError as error:
         raise UserError(f"a result of another stage is incomplete (no {error}); {page.AGAIN}") from None
-    figures = metrics(content)
+    figures = measures(content)
     with runs.tracked("report", params.report.model_dump(), content["dataset"]["digest"]) as tracked:
         content |= {"pipeline_id": tracked.pipeline_id, "run_id": tracked.run_id, "links": tracked.links()}
         with written_whole(outputs.page) as temporary:
             temporary.write_text(page.render(content), encoding="utf-8")
         write_json(outputs.verdict, content["verdict"])
-        write_json(outputs.metrics, figures)
+        write_json(outputs.metrics, metrics(content))
+        write_json(outputs.measures, figures)
         _write_plots(outputs.plots, content)
         tracked.metrics(figures)
         tracked.tag("verdict", content["verdict"]["verdict"])
@@ -73,7 +75,36 @@ def run(inputs: Inputs, outputs: Outputs, params: Params) -> dict[str, Any]:
 
 
 def metrics(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures that `dvc metrics show` and `dvc metrics diff` put side by side."""
+    """The ten figures that `dvc metrics show` and `dvc metrics diff` put side by side.
+
+    They are of the candidate and its generator: the area of the arm and of the best control, their difference, and of
+    the classes whose images are worst the share that is recognised, the variety and the two-sample test. The names are
+    the same whichever arm is the candidate, so that two runs can be compared.
+    """
+    verdict, primary = content["verdict"], content["downstream"]["primary"]
+    result: dict[str, Any] = {"imbalance_ratio": content["imbalance"]["imbalance_ratio"]}
+    if "candidate" not in verdict:
+        return result
+    candidate, reference = verdict["candidate"], verdict["reference"]
+    areas = {arm: values[primary]["mean"] for arm, values in content["downstream"]["arms"].items()}
+    result[primary] = {"synthetic": areas[candidate], "control": areas[reference]}
+    result["difference"] = verdict["differences"][reference]
+    model = GENERATOR_OF[candidate]
+    recognised = content["downstream"]["fidelity"].get(model, {}).values()
+    if worst := min(recognised, key=lambda found: found["value"] - (found["floor"] or 0), default=None):
+        result["recognised"] = {"synthetic": worst["value"], "real": worst["floor"]}
+    of_classes = [entry["measures"] for entry in content["quality"][model]["classes"].values()]
+    if of_classes:
+        result["ms_ssim_above_real"] = max(
+            found["ms_ssim"]["value"] - found["ms_ssim"]["floor"] for found in of_classes
+        )
+    told = [found["two_sample_auroc"]["value"] for found in of_classes if "two_sample_auroc" in found]
+    result |= {"two_sample_auroc": max(told)} if told else {}
+    return result | {"gates_passed": sum(gate["passed"] for gate in verdict["gates"].values())}
+
+
+def measures(content: Mapping[str, Any]) -> dict[str, Any]:
+    """All figures, of every arm, generator and class."""
     return {
         "imbalance_ratio": content["imbalance"]["imbalance_ratio"],
         **{

@@ -157,11 +157,14 @@ class Run:
 
 
 @contextmanager
-def tracked(stage: str, params: Mapping[str, Any], data_digest: str) -> Iterator[Run]:
+def tracked(
+    stage: str, params: Mapping[str, Any], data_digest: str, films: Mapping[str, Mapping[str, int]] | None = None
+) -> Iterator[Run]:
     """A run named after the stage, with its params; FINISHED when the block ends, FAILED when it raises.
 
-    Runs outside a pipeline execution take the digest of their data as pipeline id. Raises UserError where the
-    store answers that it cannot be used; one that does not answer costs a warning.
+    Its input is the curated set, with the numbers of `films` by split and class. Runs of one pipeline execution are
+    nested in a run of that; outside of one they take the digest of their data as pipeline id. Raises UserError where
+    the store answers that it cannot be used; one that does not answer costs a warning.
     """
     tags = {
         "stage": stage,
@@ -171,7 +174,8 @@ def tracked(stage: str, params: Mapping[str, Any], data_digest: str) -> Iterator
     tags |= _origin(tags)
     flat = {name: str(value) for name, value in flattened(params)}
     store = Store(store_uri())
-    spool = Spool.new({"stage": stage, "tags": tags, "params": flat, "start": time.time(), "store": store.identity()})
+    head = {"stage": stage, "tags": tags, "params": flat, "films": films or {}, "start": time.time()}
+    spool = Spool.new({**head, "pipeline": os.environ.get(PIPELINE_VARIABLE, ""), "store": store.identity()})
     run = Run(store, spool)
     try:
         run.deliver()

@@ -1,5 +1,6 @@
 """MLflow as a store of records, which may be down: waits are bounded, and what was sent twice is there once."""
 
+import json
 import os
 import sqlite3
 import sys
@@ -7,16 +8,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
+from tasks.paths import CURATED
 from tasks.tracking.addresses import is_database, reach_database, text_without_credentials, without_credentials
 
 T = TypeVar("T")
@@ -88,12 +92,31 @@ class Store:
                 run_id = found[0].info.run_id
             else:
                 start, tags = int(head["start"] * 1000), {**head["tags"], "record_id": head["record_id"]}
+                if head.get("pipeline"):
+                    tags[MLFLOW_PARENT_RUN_ID] = self._parent(client, head["pipeline"], start)
                 run = client.create_run(self._experiment, start_time=start, run_name=head["stage"], tags=tags)
                 run_id = run.info.run_id
             client.log_batch(run_id, params=[Param(name, value) for name, value in head["params"].items()])
+            client.log_inputs(run_id, [_dataset(head["tags"]["data_digest"], head.get("films"))])
             return str(run_id)
 
         return self.attempt(work, now)
+
+    def _parent(self, client: MlflowClient, pipeline: str, start: int) -> str:
+        """The run that those of one execution are nested in, made by the first of them."""
+
+        def eldest() -> str:
+            found = client.search_runs([self._experiment], f"tags.pipeline = '{pipeline}'", max_results=10)
+            return min((run.info.start_time, str(run.info.run_id)) for run in found)[1] if found else ""
+
+        if there := eldest():
+            return there
+        name = f"pipeline {datetime.fromtimestamp(start / 1000, UTC):%Y-%m-%d %H:%M}"
+        made = client.create_run(self._experiment, start_time=start, run_name=name, tags={"pipeline": pipeline})
+        client.set_terminated(made.info.run_id, end_time=start)
+        if (first := eldest()) != made.info.run_id:  # two stages began at once
+            client.delete_run(made.info.run_id)
+        return first
 
     def send(self, run_id: str, record: Record, content: bytes, now: bool = False) -> bool:
         """Whether MLflow has the record. Sent again it changes nothing: every value carries its time."""
@@ -136,6 +159,13 @@ class Store:
                 self._experiment = experiment_id(client, self.uri)
             self._client = client
         return self._client
+
+
+def _dataset(digest: str, films: Mapping[str, Mapping[str, int]] | None) -> DatasetInput:
+    """The curated set, as MLflow shows the inputs of a run: its digest, and the `films` of each split and class."""
+    source = json.dumps({"uri": CURATED.as_posix()})
+    dataset = Dataset("curated", digest[:36], "local", source, profile=json.dumps(films) if films else None)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "curated films")])
 
 
 def experiment_id(client: MlflowClient, uri: str) -> str:

@@ -61,7 +61,7 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
     guard = _guard(name, curated_folder, learnt, params.kimg)
     _make_room(name, checkpoints)
     settings = {**params.model_dump(), **model.model_dump()}
-    with runs.tracked(f"train@{name}", settings, films.digest) as tracked, written_whole(out) as folder:
+    with runs.tracked(f"train@{name}", settings, films.digest, films.counts()) as tracked, written_whole(out) as folder:
         report = _Report(name, params.kimg, films.classes, checkpoints / "samples", tracked)
         with _ended(name, checkpoints, tracked):
             generator = training(report.on_tick, guard=guard, on_resume=report.on_resume)

@@ -72,7 +72,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        outputs = stage.Outputs(folder / "page.html", folder / "v.json", folder / "m.json", folder / "plots")
+        names = ("page.html", "verdict.json", "metrics.json", "measures.json", "plots")
+        outputs = stage.Outputs(*(folder / name for name in names))
         stage.run(inputs, outputs, Params())
     return outputs.page
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from tasks import image_set, provenance
 from tasks.errors import UserError
+from tasks.files import flattened
 from tasks.params import Imbalance, Params
 from tasks.report import charts, gallery, page, stage, verdict
 from tasks.report.gates import ENDS
@@ -66,7 +67,9 @@ def parsed(html: str) -> Parsed:
 
 
 def outputs(folder: Path) -> stage.Outputs:
-    return stage.Outputs(folder / "report.html", folder / "verdict.json", folder / "metrics.json", folder / "plots")
+    return stage.Outputs(
+        *(folder / name for name in ("report.html", "verdict.json", "metrics.json", "measures.json", "plots"))
+    )
 
 
 def hide_names(folder: Path) -> None:
@@ -217,8 +220,23 @@ def test_the_blind_strip_says_the_truth_and_keeps_its_order(made: Path) -> None:
     assert {0, 12}.isdisjoint(counts)
 
 
-def test_metrics_have_the_figures_of_the_contract(made: Path) -> None:
+def test_metrics_are_the_few_that_matter_of_the_worst_class(made: Path) -> None:
     found = json.loads((made / "out/metrics.json").read_text())
+    downstream = json.loads((made / "reports/downstream.json").read_text())
+    assert len(list(flattened(found))) == 11
+    areas = [downstream["arms"][arm]["rare_auprc"]["mean"] for arm in ("msg_sagan", "two_stage_classic")]
+    assert list(found["rare_auprc"].values()) == areas
+    assert found["difference"] == downstream["comparison"]["differences"]["msg_sagan"]["two_stage_classic"]
+    recognised = downstream["fidelity"]["msg_sagan"]["rare"]
+    assert found["recognised"] == {"synthetic": recognised["value"], "real": recognised["floor"]}
+    classes = json.loads((made / "reports/quality/msg_sagan.json").read_text())["classes"].values()
+    assert found["two_sample_auroc"] == max(entry["measures"]["two_sample_auroc"]["value"] for entry in classes)
+    gates = json.loads((made / "out/verdict.json").read_text())["gates"].values()
+    assert found["gates_passed"] == sum(gate["passed"] for gate in gates)
+
+
+def test_measures_have_the_figures_of_the_contract(made: Path) -> None:
+    found = json.loads((made / "out/measures.json").read_text())
     downstream = json.loads((made / "reports/downstream.json").read_text())
     quality = json.loads((made / "reports/quality/msg_gan.json").read_text())
     assert found["imbalance_ratio"] == 4.0
@@ -237,7 +255,7 @@ def test_mlflow_has_them_too_and_the_page(made: Path) -> None:
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.tags["stage"] == "report"
     assert run.data.tags["verdict"] == "no evidence"
-    found = json.loads((made / "out/metrics.json").read_text())
+    found = json.loads((made / "out/measures.json").read_text())
     assert run.data.metrics["rare_auprc/classic_and_msg_sagan"] == found["rare_auprc"]["classic+msg_sagan"]
     assert run.data.metrics["fidelity/msg_sagan.rare.value"] == found["fidelity"]["msg_sagan"]["rare"]["value"]
     assert run.data.metrics["quality/msg_gan.rare.coverage"] == found["quality"]["msg_gan"]["rare"]["coverage"]

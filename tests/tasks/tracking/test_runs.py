@@ -1,5 +1,6 @@
 """What MLflow remembers when it was down, locked, slow or in doubt, with a real server and a real SQLite file."""
 
+import json
 import os
 import socket
 import sqlite3
@@ -270,6 +271,51 @@ class TestWithoutAServer:
         tags = runs(uri, "stage")[0].data.tags
         assert "mlflow.source.git.commit" not in tags
         assert tags["mlflow.note.content"].endswith("in `data-000000000000`.")
+
+    def test_the_runs_of_a_pipeline_are_nested_in_one(self, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(tracking.PIPELINE_VARIABLE, "p1")
+        for stage in ("stage", "next"):
+            with tracking.tracked(stage, {}, DIGEST):
+                pass
+        monkeypatch.setenv(tracking.PIPELINE_VARIABLE, "p2")
+        with tracking.tracked("other", {}, DIGEST):
+            pass
+        parents = [runs(uri, stage)[0].data.tags["mlflow.parentRunId"] for stage in ("stage", "next", "other")]
+        assert parents[0] == parents[1] != parents[2]
+        parent = MlflowClient(uri).get_run(parents[0])
+        assert parent.data.tags["pipeline"] == "p1"
+        assert parent.info.run_name.startswith("pipeline 20")
+        assert parent.info.status == "FINISHED"
+
+    def test_two_stages_that_begin_at_once_have_one_parent(self, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Both look before either has made it."""
+        monkeypatch.setenv(tracking.PIPELINE_VARIABLE, "p1")
+        original, asked = MlflowClient.search_runs, []
+
+        def blind_at_first(self: MlflowClient, *arguments: Any, **options: Any) -> Any:
+            asked.append(1)
+            return [] if len(asked) == 1 else original(self, *arguments, **options)
+
+        for stage in ("stage", "next"):
+            asked.clear()
+            monkeypatch.setattr(MlflowClient, "search_runs", blind_at_first)
+            with tracking.tracked(stage, {}, DIGEST):
+                pass
+        monkeypatch.undo()
+        first, second = (runs(uri, stage)[0].data.tags["mlflow.parentRunId"] for stage in ("stage", "next"))
+        assert first == second
+        assert MlflowClient(uri).get_run(first).info.lifecycle_stage == "active"
+
+    def test_a_run_names_the_films_that_it_is_of(self, uri: str) -> None:
+        films = {"train": {"normal": 3, "rare": 1}, "test": {"normal": 2, "rare": 1}}
+        with tracking.tracked("stage", {}, "1" * 64, films):
+            pass
+        inputs = runs(uri, "stage")[0].inputs
+        assert inputs is not None
+        (given,) = inputs.dataset_inputs
+        assert (given.dataset.name, given.dataset.digest) == ("curated", "1" * 36)
+        assert json.loads(given.dataset.profile or "") == films
+        assert "/" not in json.loads(given.dataset.source)["uri"].removeprefix("data/")
 
     def test_the_experiment_opens_with_its_runs(self, uri: str) -> None:
         experiment = MlflowClient(uri).get_experiment_by_name(tracking.EXPERIMENT)
