@@ -131,7 +131,7 @@ def test_metrics_show_has_the_numbers_that_matter(tiny_project: TinyProject) -> 
     shown = tiny_project.json("metrics", "show")[""]["data"]["reports/metrics.json"]["data"]
     assert shown["imbalance_ratio"] > 1
     assert set(shown["rare_auprc"]) == {"synthetic", "control"}
-    assert set(shown["difference"]) == {"mean", "low", "high"}
+    assert "mean" in shown["difference"]  # of so few patients there is no interval, and DVC shows no nulls
     table = tiny_project.run("dvc", "metrics", "show").stdout
     assert max(map(len, table.splitlines())) < 300  # it fits on a screen
 
