@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import networkx as nx
 from dvc.exceptions import DvcException
+from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import Stage
 
@@ -15,11 +16,13 @@ SLOTS = ("gpu", "cpu")
 
 
 class Node(NamedTuple):
-    """A stage: the addresses it waits for, the kind of slot it takes while it runs, and the paths of its outputs."""
+    """A stage: the addresses it waits for, the kind of slot it takes while it runs, the paths of its outputs, and
+    whether it may have to run: False where neither it nor any stage above it has changed."""
 
     above: list[str]
     slot: str = "cpu"
     outs: tuple[str, ...] = ()
+    changed: bool = True
 
 
 Dag = dict[str, Node]
@@ -40,15 +43,20 @@ def read_dag(targets: Iterable[str] = ()) -> Dag:
             graph = graph.subgraph(wanted.union(*(nx.ancestors(graph, stage) for stage in wanted)))
         # Among stages that may swap places the order of dvc.yaml holds, so that who wrote it decides.
         written = {stage: place for place, stage in enumerate(repo.index.stages)}
-        order = nx.lexicographical_topological_sort(graph, key=written.__getitem__)
-        return {
-            stage.addressing: Node(
-                sorted(above.addressing for above in graph.predecessors(stage)),
-                _slot(stage),
-                tuple(str(out) for out in stage.outs),
-            )
-            for stage in order
-        }
+        stale, dag = _stale(repo), Dag()
+        for stage in nx.lexicographical_topological_sort(graph, key=written.__getitem__):
+            above = sorted(other.addressing for other in graph.predecessors(stage))
+            changed = stage.addressing in stale or any(dag[name].changed for name in above)
+            dag[stage.addressing] = Node(above, _slot(stage), tuple(str(out) for out in stage.outs), changed)
+        return dag
+
+
+def _stale(repo: Repo) -> set[str]:
+    """The stages that DVC finds changed; all of them where it cannot look, since another DVC is at work."""
+    try:
+        return set(repo.status(check_updates=False))
+    except LockError:
+        return {stage.addressing for stage in repo.index.stages}
 
 
 def _slot(stage: Stage) -> str:

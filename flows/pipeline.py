@@ -21,6 +21,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed
 from pydantic import Field
 
@@ -114,9 +115,8 @@ def _run_all(dag: Dag, commands: Commands, force: bool, slots: dict[str, int], d
             places[stage] = place
             env = share(stage, dag, slots[node.slot], place, devices)
             above = [runs[name] for name in node.above]
-            runs[stage] = run_step.submit(
-                stage, repro(stage, force=force), commands, env, wait_for=above, return_state=False
-            )
+            command = repro(stage, force=force) if force or node.changed else None
+            runs[stage] = run_step.submit(stage, command, commands, env, wait_for=above, return_state=False)
             runs[stage].add_done_callback(partial(_put, ended, stage))
         finished.add(ended.get())
     return runs
@@ -164,6 +164,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # the former is ignored in what a script starts with &
         signal.signal(number, signal.default_int_handler)
     try:
+        if _nothing_to_do(options):
+            return 0
         state = pipeline(
             overrides=options.set_param,
             keep=options.keep,
@@ -180,6 +182,21 @@ def main() -> int:
         return 0
     print(f"error: {state.message}", file=sys.stderr)
     return 2 if state.name == BAD_INPUT else 1
+
+
+def _nothing_to_do(options: argparse.Namespace) -> bool:
+    """Whether all is up to date, of a run that Prefect would have to start a server for: nobody looks at such a run."""
+    if options.force or PREFECT_API_URL.value():
+        return False
+    try:
+        with project.held_alone(), project.params_of_run(overrides=options.set_param or (), keep=options.keep):
+            dag = read_dag(options.stage or ())
+    except (UserError, DvcException):
+        return False  # the flow says why
+    if any(node.changed for node in dag.values()):
+        return False
+    print(f"{len(dag)} stages are up to date")
+    return True
 
 
 def _wait_for(child: int) -> int:

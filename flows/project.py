@@ -17,8 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from tasks.errors import UserError
-from tasks.ingest.labels import needs_table
-from tasks.params import PARAMS_FILE, Params, load
+from tasks.params import PARAMS_FILE, Params, load, needs_table
 
 LOCK_FILE = Path(".xraysynth/flow.lock")
 CHANGED = LOCK_FILE.with_name("params.changed.yaml")  # with the ending by which DVC knows how to write it

@@ -19,8 +19,7 @@ from flows.pipeline import Slots, pipeline
 from flows.steps import BAD_INPUT, run_step
 from tasks.errors import Unavailable, UserError
 from tasks.files import read_report, write_json
-from tasks.ingest.labels import needs_table
-from tasks.params import PARAMS_FILE, Ingest, load
+from tasks.params import PARAMS_FILE, Ingest, load, needs_table
 from tasks.paths import CHALLENGE, DRIFT, RAW, RAW_DVC, VERDICT
 from tasks.provenance import raw_digest
 from tasks.registry import CHALLENGER

@@ -44,8 +44,15 @@ def _worth_retrying(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
     retry_condition_fn=_worth_retrying,
     cache_policy=NO_CACHE,  # DVC decides what is stale
 )
-def run_step(name: str, command: Sequence[str], commands: Commands, env: Mapping[str, str] | None = None) -> State[Any]:
-    """Run one command; its lines go to the log of the task run, and the share that is done to a progress artifact."""
+def run_step(
+    name: str, command: Sequence[str] | None, commands: Commands, env: Mapping[str, str] | None = None
+) -> State[Any]:
+    """Run one command; its lines go to the log of the task run, and the share that is done to a progress artifact.
+
+    Without a command there is nothing to do, and the task run says so.
+    """
+    if command is None:
+        return Completed(message="nothing had changed")
     log, progress = get_run_logger(), Progress(name)
 
     def on_line(line: str) -> None:

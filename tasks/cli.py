@@ -107,10 +107,9 @@ def ingest(
     Films that are not taken are refused with a reason, in quarantine.csv.
     """
     from tasks.ingest import stage
-    from tasks.ingest.labels import needs_table
 
     section = _params(params).ingest
-    beside = source and (source / "labels.csv" if needs_table(section.label_format) else source)
+    beside = source and (source / "labels.csv" if params_module.needs_table(section.label_format) else source)
     counts = stage.run(source or Path(section.source), labels or beside or Path(section.labels), out, section)
     reasons = "".join(f"\n  {count} {reason}" for reason, count in counts["reasons"].items())
     print(f"{counts['inputs']} inputs = {counts['curated']} curated + {counts['quarantined']} quarantined{reasons}")

@@ -2,16 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from tasks import image_set, imbalance, plots
+from tasks import image_set
 from tasks.errors import UserError
 from tasks.files import write_json, written_whole
 from tasks.image_set import SPLITS
 from tasks.params import Imbalance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def run(curated_folder: Path, report: Path, plots_folder: Path, params: Imbalance) -> dict[str, Any]:
@@ -19,6 +21,8 @@ def run(curated_folder: Path, report: Path, plots_folder: Path, params: Imbalanc
 
     The plan and every figure that leads to it come from the train split alone.
     """
+    from tasks import plots  # matplotlib takes a second to import: not for those who read the plan alone
+
     images = image_set.load(curated_folder)
     result = analyse(images.manifest, images.classes, params)
     with written_whole(plots_folder) as folder:
@@ -27,7 +31,7 @@ def run(curated_folder: Path, report: Path, plots_folder: Path, params: Imbalanc
         table = pd.DataFrame({"label": list(train), "real": list(train.values())})
         table["planned"] = table["real"] + table["label"].map(result["plan"]).fillna(0).astype(int)
         table.to_csv(folder / "counts.csv", index=False)
-        (folder / "counts.png").write_bytes(plots.png(imbalance.class_counts(train, result["plan"])))
+        (folder / "counts.png").write_bytes(plots.png(class_counts(train, result["plan"])))
     write_json(report, result)
     return result
 
@@ -83,8 +87,10 @@ def _counts(imbalance_report: Path, key: str) -> dict[str, int]:
     raise UserError(f"{imbalance_report} holds no plan; run `xraysynth imbalance`, or name a class with --label")
 
 
-def class_counts(counts: dict[str, int], plan: dict[str, int]) -> Figure:
+def class_counts(counts: dict[str, int], plan: dict[str, int]) -> "Figure":
     """Bars of the train images of each class, and of those that the plan adds."""
+    from tasks import plots
+
     names = sorted(counts, key=lambda name: -counts[name])
     figure, (axes,) = plots.new_figure(height=0.9 + 0.5 * len(names))
     real = [counts[name] for name in names]

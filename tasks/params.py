@@ -18,6 +18,7 @@ from tasks.errors import UserError
 PARAMS_FILE = Path("params.yaml")
 
 LabelFormat = Literal["table", "folder", "dicom_tag", "chestxray14", "rsna", "vindr", "covid19_radiography", "kermany"]
+WITHOUT_TABLE = ("folder", "dicom_tag", "covid19_radiography", "kermany")  # labels from the films and their folders
 Fit = Literal["pad", "crop", "stretch"]
 ExecutorName = Literal["processes", "dask"]
 GanName = Literal["msg_gan", "msg_sagan"]
@@ -245,6 +246,11 @@ class Params(Section):
                         f"models.{name}.attention_resolutions: {resolution} is above ingest.size ({self.ingest.size})"
                     )
         return self
+
+
+def needs_table(label_format: str) -> bool:
+    """Whether labels come from a table; else they come from the films and their folders."""
+    return label_format not in WITHOUT_TABLE
 
 
 def load(path: Path = PARAMS_FILE) -> Params:

@@ -68,6 +68,16 @@ def test_a_second_repro_does_nothing(project: TinyProject) -> None:
     assert sum(os.times()[2:4]) - start < 10  # about 1 s
 
 
+def test_nor_does_a_second_flow(project: TinyProject) -> None:
+    """No server is started for it, for nobody would look at the run."""
+    project.run("dvc", "repro")
+    memory = project.path / ".prefect/prefect.db"
+    before, start = memory.read_bytes(), sum(os.times()[2:4])
+    assert project.run("python", "-m", "flows.pipeline").stdout == "12 stages are up to date\n"
+    assert sum(os.times()[2:4]) - start < 15  # about 3 s
+    assert memory.read_bytes() == before
+
+
 @pytest.fixture(params=["folder", "s3"])
 def remote(request: pytest.FixtureRequest, project: TinyProject) -> Iterator[TinyProject]:
     """The project with its data to go to an empty folder, or to an S3 server on loopback."""

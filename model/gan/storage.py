@@ -9,10 +9,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from model.gan import CONFIG, WEIGHTS
 from model.gan.networks import Generator, NetworkConfig
 
-WEIGHTS = "generator.safetensors"
-CONFIG = "config.json"
 # What generators were before their config.json had a word for it.
 FORMER = {"class_modulation": False, "upsampling": "nearest", "noise": False}
 

@@ -17,7 +17,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import albumentations as A
 import numpy as np
 
 from tasks.errors import UserError
@@ -184,6 +183,8 @@ def _repeated(films: np.ndarray, count: int, rng: np.random.Generator) -> np.nda
 
 def classical_augmentation(seed: int) -> Augment:
     """Changes that positioning and exposure make to a chest film; no flip, a chest has a left and a right."""
+    import albumentations as A  # takes two seconds to import, and most arms do without
+
     transform = A.Compose(
         [
             A.Affine(scale=(0.92, 1.08), translate_percent=(-0.06, 0.06), rotate=(-7, 7), p=1.0),
@@ -198,13 +199,15 @@ def classical_augmentation(seed: int) -> Augment:
 
 def batches(chosen: TrainingSet, batch: int, seed: int) -> Batches:
     """Endless minibatches in shuffled epochs, the marked images augmented at each draw."""
-    rng, augment = np.random.default_rng(seed), classical_augmentation(seed)
+    rng = np.random.default_rng(seed)
+    augment = classical_augmentation(seed) if chosen.changed.any() else None
     order = np.empty(0, dtype=np.int64)
     while True:
         while len(order) < batch:
             order = np.concatenate([order, rng.permutation(len(chosen.labels))])
         rows, order = order[:batch], order[batch:]
         images = chosen.images[rows]
-        for k in np.flatnonzero(chosen.changed[rows]):
-            images[k] = augment(images[k])
+        if augment:
+            for k in np.flatnonzero(chosen.changed[rows]):
+                images[k] = augment(images[k])
         yield images, chosen.labels[rows]

@@ -85,11 +85,6 @@ def read_labels(path: Path, label_format: str, files: Sequence[str], pseudonym: 
     )
 
 
-def needs_table(label_format: str) -> bool:
-    """Whether a format has a table; the others take labels from the films and their folders."""
-    return FORMATS[label_format].rule is None
-
-
 def decide(entry: Entry | None, classes: Sequence[str], multi_label: str) -> str | tuple[str, str]:
     """The class of a file, or why it has none: (reason, sentence), where the sentence holds counts and no values.
 

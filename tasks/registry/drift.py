@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import kolmogorov
 
 from tasks import image_set
 from tasks.files import write_json
@@ -81,12 +81,14 @@ def _compared(before: Summary, films: image_set.ImageSet, the: str) -> tuple[Fou
 
 def class_balance(before: Mapping[str, int], now: Mapping[str, int]) -> Found:
     """Counts before and now, total variation distance of the shares, and p of a chi-square test (None without one)."""
+    from scipy.stats import chi2_contingency  # a second to import, and without a champion there is nothing to compare
+
     labels = sorted(before.keys() | now.keys())
     counts = np.array([[side.get(label, 0) for label in labels] for side in (before, now)])
     present = counts[:, counts.sum(0) > 0]
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     testable = present.shape[1] > 1 and present.sum(1).all()
-    p = float(stats.chi2_contingency(present).pvalue) if testable else None
+    p = float(chi2_contingency(present).pvalue) if testable else None
     return {
         "counts": {label: {"before": int(b), "now": int(n)} for label, b, n in zip(labels, *counts, strict=True)},
         "total_variation": round(float(np.abs(share[0] - share[1]).sum() / 2), 4),
@@ -110,7 +112,7 @@ def _image_statistics(before: Summary, train: image_set.ImageSet, label: str) ->
         here = shares(values, old[name]["edges"])
         distance = float(np.abs(np.cumsum(here) - np.cumsum(old[name]["shares"])).max())
         comparable = bool(old[name]["edges"])
-        p = float(stats.kstwobign.sf(distance * (n * m / (n + m)) ** 0.5))  # conservative: it looks at few points
+        p = float(kolmogorov(distance * (n * m / (n + m)) ** 0.5))  # conservative: it looks at few points
         result[name] = {
             "before": old[name]["mean"],
             "now": round(float(values.mean()), 4),

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from model.gan.storage import WEIGHTS
+from model.gan import WEIGHTS
 from tasks.errors import Unavailable, UserError
 from tasks.registry import ALIASES, CHALLENGER, CHAMPION, PREVIOUS
 from tasks.synthesize.generator import read_generator, weights_digest

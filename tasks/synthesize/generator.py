@@ -2,16 +2,20 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from model.gan.networks import Generator
-from model.gan.storage import CONFIG, WEIGHTS, load_generator
+from model.gan import CONFIG, WEIGHTS
 from tasks import image_set
 from tasks.errors import UserError
 
+if TYPE_CHECKING:
+    from model.gan.networks import Generator
 
-def read_generator(model_folder: Path) -> tuple[Generator, dict[str, Any]]:
+
+def read_generator(model_folder: Path) -> tuple["Generator", dict[str, Any]]:
     """The generator of a model folder and its config. Raises UserError where there is none that can be used."""
+    from model.gan.storage import load_generator  # with torch, which a digest does without
+
     try:
         generator, config = load_generator(model_folder)
     except (FileNotFoundError, ValueError) as error:

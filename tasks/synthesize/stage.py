@@ -15,7 +15,6 @@ from tasks.files import write_json, written_whole
 from tasks.params import Synthesize
 from tasks.pictures import picture_png
 from tasks.progress import track
-from tasks.synthesize import dicom
 from tasks.synthesize.generator import read_generator, weights_digest
 from tasks.synthesize.screening import ANOTHER, NOT_SCREENED, Screening
 
@@ -125,6 +124,8 @@ def _write_shards(
 
 
 def _write_files(folder: Path, drawn: Drawn, form: Form, facts: dict[str, Any], screening: Screening) -> None:
+    from tasks.synthesize import dicom  # pydicom is not needed for shards, which the pipeline wants
+
     for label, k, image in drawn:
         path = folder / label / f"{k:06d}"
         path.parent.mkdir(exist_ok=True)

@@ -3,25 +3,24 @@
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
 from model.gan.networks import Generator
 from model.gan.sampling import attention_blocks, attention_maps, between, latents, render
 from model.training.guard import Reading
 from model.training.loop import Tick
-from tasks import plots
 from tasks.pictures import mosaic, picture_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GRID_COLUMNS, STRIP_COLUMNS = 8, 10
 POINTS = ((0.35, 0.28), (0.35, 0.72), (0.6, 0.5), (0.9, 0.12))  # of an upright chest: lungs, middle, a corner below
-HEAT = matplotlib.colormaps["inferno"]
 DISC = {"boxstyle": "circle,pad=0.15", "facecolor": "#56B4E9", "edgecolor": "black", "linewidth": 0.6}
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -47,6 +46,8 @@ def interpolations(generator: Generator, classes: list[str]) -> bytes:
 
 def attention(generator: Generator, classes: list[str]) -> bytes:
     """PNG of where every attention block looks from POINTS, a row a class and block; the grid's first latent."""
+    from tasks import plots  # matplotlib takes a second to import, and only a generator with attention needs it
+
     rows, z = [], _latents(generator, 1)
     for label, name in enumerate(classes):
         (image,), maps = attention_maps(generator, z, torch.tensor([label]), POINTS)
@@ -66,13 +67,18 @@ def _grid(generator: Generator, classes: list[str], z: torch.Tensor) -> bytes:
 
 def attention_figure(
     rows: Sequence[tuple[str, np.ndarray, np.ndarray]], points: Sequence[tuple[float, float]], side: int = 160
-) -> Figure:
+) -> "Figure":
     """Where attention looks: a row each of a name, an image (H, W) uint8 and its maps (len(points), h, w).
 
     First the image with its points (down, right, in [0, 1)), then a tile a point: the map as heat over the darkened
     image, up to the tile's own highest weight, which is written below as a multiple of the even one. Tiles are `side`
     pixels at 100 dpi.
     """
+    from matplotlib import colormaps
+
+    from tasks import plots
+
+    inferno = colormaps["inferno"]
     across, down = side + 6, side + 18
     canvas = np.ones((len(rows) * down, (1 + len(points)) * across, 3))
     figure, (axes,) = plots.new_figure(width=1.4 + canvas.shape[1] / 100, height=0.4 + canvas.shape[0] / 100)
@@ -80,7 +86,7 @@ def attention_figure(
         grey = np.asarray(Image.fromarray(image).resize((side, side)))[..., None].repeat(3, 2) / 255
         squares = (Image.fromarray(weights / weights.max()) for weights in maps)  # a key is a square, not a blur
         heats = [np.asarray(square.resize((side, side), Image.Resampling.NEAREST)) for square in squares]
-        tiles = [grey, *(grey * (1 - heat[..., None]) / 2 + HEAT(heat)[..., :3] * heat[..., None] for heat in heats)]
+        tiles = [grey, *(grey * (1 - heat[..., None]) / 2 + inferno(heat)[..., :3] * heat[..., None] for heat in heats)]
         for column, tile in enumerate(tiles):
             top, left = row * down, column * across
             canvas[top : top + side, left : left + side] = tile

@@ -16,8 +16,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from model.gan import WEIGHTS
 from model.gan.networks import NetworkConfig
-from model.gan.storage import WEIGHTS, save_generator
+from model.gan.storage import save_generator
 from model.training import judge
 from model.training.checkpoint import Stopped
 from model.training.distributed import Ranks, join

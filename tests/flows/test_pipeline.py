@@ -19,6 +19,7 @@ import yaml
 
 import flows  # noqa: F401
 
+from dvc.lock import LockError  # isort: skip
 from dvc.repo import Repo  # isort: skip
 from prefect.client.orchestration import get_client  # isort: skip
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter  # isort: skip
@@ -84,10 +85,12 @@ def run(**parameters: Any) -> Finished:
     """Run the flow; the server hears of task runs by events, a moment later."""
     state: State[Any] = pipeline(**parameters, return_state=True)
     wanted = FlowRunFilter.model_validate({"id": {"any_": [state.state_details.flow_run_id]}})
+    stages = len(read_dag(parameters.get("stages", ())))
     with get_client(sync_client=True) as client:
         for _ in range(100):
             runs = client.read_task_runs(flow_run_filter=wanted)
-            if runs and all(r.state and (r.state.is_final() or r.state.name == "NotReady") for r in runs):
+            ended = [r for r in runs if r.state and (r.state.is_final() or r.state.name == "NotReady")]
+            if len(runs) == len(ended) == stages:
                 break
             time.sleep(0.1)
         artifacts = client.read_artifacts(flow_run_filter=wanted, artifact_filter=ArtifactFilter())
@@ -181,11 +184,34 @@ class TestAHealthyProject:
         with Repo(str(healthy)) as repo:
             assert repo.status() == {}
 
-    def test_a_second_run_finds_nothing_to_do(self, first: Finished, healthy: Path) -> None:
+    @pytest.mark.usefixtures("first")
+    def test_a_second_run_finds_nothing_to_do_and_starts_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Commands, "run", lambda *_: pytest.fail("a command was run"))
         again = run(stages=["report"])
         assert again.state.is_completed()
         assert set(again.runs) == {"raw.dvc", "ingest", "train@one", "train@two", "report"}
-        assert {message(r).partition(",")[0] for r in again.runs.values()} == {"nothing had changed"}
+        assert {message(r) for r in again.runs.values()} == {"nothing had changed"}
+
+    @pytest.mark.usefixtures("first")
+    def test_below_what_has_changed_each_stage_is_asked(self, healthy: Path) -> None:
+        """Also what stands as it did before: `report` will find what it knows, or not."""
+        (healthy / "model-two").write_text("of somebody else")
+        assert {name for name, node in read_dag().items() if node.changed} == {"train@two", "picture", "report"}
+        again = run()
+        assert again.state.is_completed()
+        assert {name: message(r).partition(",")[0] for name, r in again.runs.items()} == {
+            **dict.fromkeys(("raw.dvc", "ingest", "train@one", "picture", "report"), "nothing had changed"),
+            "train@two": "nothing had changed",  # out of DVC's cache
+        }
+        assert (healthy / "model-two").read_text() == "film\n"
+
+    @pytest.mark.usefixtures("first")
+    def test_where_another_dvc_is_at_work_every_stage_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def locked(*_: object, **__: object) -> None:
+            raise LockError("busy")
+
+        monkeypatch.setattr(Repo, "status", locked)
+        assert all(node.changed for node in read_dag().values())
 
     def test_one_at_a_time_and_by_force(self, first: Finished, healthy: Path) -> None:
         forced = run(stages=["train"], force=True, cpu_slots=1)
@@ -381,7 +407,7 @@ class TestTheDag:
         monkeypatch.chdir(healthy)
 
     def test_names_what_each_stage_waits_for(self) -> None:
-        assert read_dag() == {
+        assert {stage: node._replace(changed=True) for stage, node in read_dag().items()} == {
             "raw.dvc": Node([], outs=("raw",)),
             "ingest": Node(["raw.dvc"], outs=("curated",)),
             "train@one": Node(["ingest"], "gpu", ("model-one",)),

@@ -14,7 +14,7 @@ import pytest
 from tasks.errors import UserError
 from tasks.ingest import labels
 from tasks.ingest.labels import Entry, Labels, decide, read_labels
-from tasks.params import LabelFormat
+from tasks.params import LabelFormat, needs_table
 
 FILES = ["a/one.png", "a/two.dcm", "b/three", "b/1.2.3.dcm"]
 
@@ -479,3 +479,8 @@ def test_hundred_thousand_rows(column: str, tmp_path: Path) -> None:
     assert entry == Entry(("b", "c"), patient("PATIENT099999"))
     assert seconds < 10, seconds
     assert peak < 120e6, peak
+
+
+@pytest.mark.parametrize("label_format", get_args(LabelFormat))
+def test_params_know_which_formats_need_a_table(label_format: str) -> None:
+    assert needs_table(label_format) == (labels.FORMATS[label_format].rule is None)

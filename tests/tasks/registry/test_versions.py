@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from model.gan import WEIGHTS
 from model.gan.sampling import sample
-from model.gan.storage import WEIGHTS
 from tasks import cli, image_set, paths
 from tasks.errors import Unavailable, UserError
 from tasks.files import write_json

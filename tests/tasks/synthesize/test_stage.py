@@ -16,9 +16,9 @@ from pydicom.config import RAISE
 from pydicom.valuerep import validate_value
 from typer.testing import CliRunner
 
-from model.gan import sampling
+from model.gan import CONFIG, WEIGHTS, sampling
 from model.gan.networks import Generator, NetworkConfig
-from model.gan.storage import CONFIG, WEIGHTS, save_generator
+from model.gan.storage import save_generator
 from tasks import cli, image_set
 from tasks.errors import UserError
 from tasks.imbalance import planned
