@@ -188,13 +188,10 @@ class Quality(Section):
 class Classify(Section):
     arms: Annotated[list[Arm], Field(min_length=1), AfterValidator(_unique)] = [
         "real",
-        "class_weight",
         "duplicate",
         "classic",
-        "two_stage_classic",
+        "classic+msg_gan",
         "classic+msg_sagan",
-        "two_stage_msg_gan",
-        "two_stage_msg_sagan",
     ]
     seeds: Annotated[list[Seed], Field(min_length=2), AfterValidator(_unique)] = [0, 1]
     network: Literal["small", "densenet121"] = "small"

@@ -3,7 +3,7 @@
 The tests are one story and run in their order. All in it is real but what the generators draw, which is planted
 (`tests.flows.films`): no luck of a training decides. The first generator draws each of two findings in place of the
 other, and becomes champion by a person's hand alone; after the second delivery it must give way to a challenger that
-does not; the third brings a challenger that mixes them up again.
+does not.
 """
 
 import io
@@ -38,17 +38,19 @@ PARAMS: dict[str, Any] = {
     # Without the arm `real` no verdict is "harms": that images don't show their class is what stands in the way.
     "classify": {
         "arms": ["duplicate", "classic", "msg_gan"],
+        "balance": "rare",
         "steps": 60,
+        "max_cycles": 1,
         "batch": 16,
         "learning_rate": 0.003,
         "bootstrap": 200,
+        "workers": 1,
     },
     "quality": {"pairs": 100, "repeats": 2, "two_sample_steps": 2},
 }
 FIRST = {"plain": 250, "bright": 40, "dark": 40}
 SECOND = {"bright": 10, "dark": 10}
-THIRD = {"bright": 5, "plain": 5}
-MARGIN = 0.1
+MARGIN = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +181,7 @@ def test_pipeline_runs_every_stage(house: Deployed, piped: dict[str, Any]) -> No
     assert piped["state"]["message"] == f"{len(STAGES)} stages are up to date"
     runs = house.task_runs(piped["id"])
     assert {name: run["state_type"] for name, run in runs.items()} == dict.fromkeys(STAGES, "COMPLETED")
-    assert runs["ingest"]["state"]["message"].startswith("nothing had changed, ")
+    assert runs["ingest"]["state"]["message"] == "nothing had changed"
     assert runs["train@msg_gan"]["state"]["message"].startswith("done, ")
     assert house.project.json("status") == {}
 
@@ -214,14 +216,15 @@ def second_films(house: Deployed, delivery: Path) -> pd.DataFrame:
 def test_new_and_better_is_promoted(house: Deployed, delivery: Path, second_films: pd.DataFrame) -> None:
     films.write_labels(delivery, second_films)
     house.project.edit_params({"train": {"width": films.LEARNT_RIGHT}})
-    run = house.run("retrain", source=str(delivery), min_new_images=20)
+    run = house.run("retrain", source=str(delivery), min_new_images=20, margin=MARGIN)
     challenge = report(house, "challenge")
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert challenge["promote"], challenge
-    assert challenge["difference"]["low"] > 0
+    assert challenge["margin"] == MARGIN
+    assert challenge["difference"]["low"] > MARGIN
     assert report(house, "verdict")["gates"]["fidelity"]["passed"]
     assert run["state"]["message"] == f"version 2 was promoted: {challenge['reason']}"
-    assert "all of it above the margin of 0" in challenge["reason"]
+    assert "all of it above the margin of 0.01" in challenge["reason"]
     assert versions(house) == {1: "previous", 2: "champion"}
     story = house.artifacts(run["id"])["retrain"]["data"]
     assert "20 new films were added" in story
@@ -232,19 +235,15 @@ def test_new_and_better_is_promoted(house: Deployed, delivery: Path, second_film
     assert not any(name in story for name in second_films["patient_id"])
 
 
-def test_what_mixes_classes_up_again_is_not_promoted(
-    house: Deployed, delivery: Path, second_films: pd.DataFrame
-) -> None:
-    everything = pd.concat([second_films, films.write(delivery, seed=3, **THIRD)], ignore_index=True)
-    films.write_labels(delivery, everything)
-    house.project.edit_params({"train": {"width": films.LEARNT_MIXED_UP}})
-    run = house.run("retrain", min_new_images=10, margin=MARGIN, push=False)  # it knows where films came from
-    assert run["state_type"] == "COMPLETED", run["state"]["message"]
-    assert run["state"]["message"] == f"version 3 was not promoted: {not_recognised(house)}"
-    assert report(house, "challenge")["margin"] == MARGIN
-    assert versions(house)[2] == "champion"
-    assert versions(house)[1] == "previous"
-    assert "The champion stays" in house.artifacts(run["id"])["retrain"]["data"]
+def test_it_knows_where_films_came_from(house: Deployed, delivery: Path) -> None:
+    run = house.run("retrain", min_new_images=10, push=False)
+    assert run["state"]["message"] == "skipped: 0 new; 10 are asked for"
+    assert str(delivery.name) not in json.dumps(house.artifacts(run["id"]))
+
+
+def test_the_champion_before_it_is_brought_back(house: Deployed) -> None:
+    house.project.run("xraysynth", "models", "rollback")
+    assert versions(house) == {1: "champion", 2: ""}
 
 
 def test_the_champion_draws_images_on_demand(house: Deployed) -> None:
@@ -252,7 +251,7 @@ def test_the_champion_draws_images_on_demand(house: Deployed) -> None:
     run = house.run("synthesize", label="rare", count=12, format="png", seed=3)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     (archive,) = (house.project.path / "exports").glob("*.zip")
-    champion = cast(Generator, SimpleNamespace(config=SimpleNamespace(width=films.LEARNT_RIGHT)))
+    champion = cast(Generator, SimpleNamespace(config=SimpleNamespace(width=films.LEARNT_MIXED_UP)))
     (planted,) = films.batches(champion, label=2, count=24, seed=3)
     with zipfile.ZipFile(archive) as packed:
         drawn = {Path(name).stem: packed.read(name) for name in packed.namelist() if name.endswith(".png")}
@@ -260,7 +259,7 @@ def test_the_champion_draws_images_on_demand(house: Deployed) -> None:
     for number, png in drawn.items():
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(png)).convert("L")), planted[int(number)])
     sheet = house.artifacts(run["id"])["contact-sheet"]
-    assert sheet["description"] == "Synthetic images of rare: 12, seed 3, truncation 1.1."
+    assert sheet["description"] == "Synthetic images of rare: 12, seed 3, truncation 1.3."
     assert f"exports/{archive.name}" in sheet["data"]
     assert "data:image/png;base64,iVBOR" in sheet["data"]
     refused = house.run("synthesize", label="nothing")

@@ -511,3 +511,5 @@ def test_the_story_escapes_what_comes_from_the_data() -> None:
     assert "](" not in text
     assert "+0.100 (interval +0.050 to +0.150, margin 0)" in text
     assert "`xraysynth models rollback`" in text
+    stays = story(7, drift, {"sentence": ""}, {**challenge, "promote": False}, "version 2 was not promoted", "done")
+    assert "The champion stays; nothing is to be done." in stays

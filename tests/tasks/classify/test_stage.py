@@ -305,7 +305,7 @@ def test_densenet_gives_logits() -> None:
 
 def test_the_params_of_the_repository_have_every_control_that_help_needs() -> None:
     arms = yaml.safe_load((ROOT / "params.yaml").read_text())["classify"]["arms"]
-    assert {"real", "duplicate", "classic", "two_stage_classic"} < set(arms)
+    assert {"real", "duplicate", "classic"} < set(arms)
     assert {GENERATOR_OF.get(arm) for arm in arms} >= {"msg_gan", "msg_sagan"}
 
 
