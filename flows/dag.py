@@ -85,10 +85,16 @@ def share(stage: str, dag: Dag, slots: int, place: int, devices: Sequence[str]) 
 def threads(stage: str, dag: Dag, slots: int) -> int | None:
     """How many threads a stage should compute with; None: as many as it likes. `slots`: how many its kind has.
 
-    The items of one `foreach` become ready together and are the heavy ones, so they share the cores:
-    two trainings with all cores each would only get in each other's way.
+    Stages that may run at the same time, since neither is above the other, share the cores: threads that outnumber the
+    cores wait for each other in busy loops, which made a stage beside a training many times slower.
     """
-    group, _, item = stage.partition("@")
-    siblings = sum(name.startswith(f"{group}@") for name in dag) if item else 1
-    side_by_side = min(siblings, slots)
+    above = _above(stage, dag)
+    beside = [name for name in dag if dag[name].slot == dag[stage].slot and name not in above]
+    side_by_side = min(sum(stage not in _above(name, dag) for name in beside), slots)
     return max(1, cores() // side_by_side) if side_by_side > 1 else None
+
+
+def _above(stage: str, dag: Dag) -> set[str]:
+    """All that a stage waits for."""
+    direct = dag[stage].above
+    return set(direct).union(*(_above(name, dag) for name in direct))

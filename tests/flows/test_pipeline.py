@@ -421,13 +421,27 @@ class TestTheDag:
         assert list(read_dag(["train"])) == ["raw.dvc", "ingest", "train@one", "train@two"]
 
 
-def test_the_items_of_a_group_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_that_may_run_at_the_same_time_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.dag.cores", lambda: 8)
-    dag = {stage: Node([]) for stage in ("ingest", "train@a", "train@b", "quality@a")}
-    assert threads("train@a", dag, slots=2) == 4
+    dag = {
+        "ingest": Node([]),
+        "encoder": Node(["ingest"]),
+        "train@a": Node(["ingest"]),
+        "train@b": Node(["ingest"]),
+        "quality@a": Node(["encoder", "train@a"]),
+        "report": Node(["quality@a", "train@b"]),
+    }
+    shares = {stage: threads(stage, dag, slots=2) for stage in dag}
+    assert shares == {
+        "ingest": None,
+        "report": None,
+        **dict.fromkeys(("encoder", "train@a", "train@b", "quality@a"), 4),
+    }
     assert threads("train@a", dag, slots=1) is None
-    assert threads("quality@a", dag, slots=2) is None  # its sibling does not run this time
-    assert threads("ingest", dag, slots=2) is None
+    assert threads("train@a", dag, slots=3) == 2  # beside it the encoder and its sibling
+    assert threads("quality@a", dag, slots=3) == 4
+    on_gpus = {stage: node._replace(slot="gpu" if "train" in stage else "cpu") for stage, node in dag.items()}
+    assert threads("encoder", on_gpus, slots=2) is None  # trainings have other slots
     monkeypatch.setattr("flows.dag.cores", lambda: 1)
     assert threads("train@b", dag, slots=4) == 1
 
