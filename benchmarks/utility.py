@@ -6,9 +6,9 @@ python -m benchmarks.utility table
 Simulated films, whose truth is known. Classifiers learn from the default archive (--rare 0), or from one with so many
 films of each rare class, and from images of msg_sagan that learnt from the same films, or, in the same arm, from as
 many films of other patients: the oracle. All are trained until validation says stop, controls too, and tested on 824
-films of others. The share is (arm - control) / (oracle - control), the control being the best of all by its mean. A row
-a training goes to benchmarks/results/utility.jsonl; what is there is not run again. Generators of class_fidelity serve
-the default archive.
+films of others. The share is (arm - control) / (oracle - control), control and oracle being the best by their means. A
+row a training goes to benchmarks/results/utility.jsonl; what is there is not run again. Generators of class_fidelity
+serve the default archive.
 """
 
 import argparse
@@ -223,17 +223,17 @@ def lines(rare: int) -> Iterator[tuple[str, ...]]:
     if not controls:
         return
     control = found[max(controls, key=lambda key: area(found[key]))]
+    oracles = [area(some) for key, some in found.items() if key[1] == ORACLE]
+    gain = max(oracles, default=0.0) - area(control)
     for (arm, images, balance), some in found.items():
         both = sorted(some.keys() & control.keys())
-        oracle = found.get((arm, ORACLE, balance), {})
-        gain = area(oracle) - area(control) if images and images != ORACLE and oracle else 0
         yield (
             f"{arm}, in rare classes alone" if images and balance == "rare" else arm,
             images,
             str(len(some)),
             interval((row["auprc"] for row in some.values()), 3),
             "the control" if some is control else interval((some[k]["auprc"] - control[k]["auprc"] for k in both), 3),
-            f"{(area(some) - area(control)) / gain:.0%}" if gain > 0 else "",
+            f"{(area(some) - area(control)) / gain:.0%}" if images and gain > 0 else "",
             f"{np.median([row['steps'] for row in some.values()]):.0f}",
             f"{sum(row['gaining'] for row in some.values())} of {len(some)}",
         )
