@@ -11,6 +11,7 @@ import pandas as pd
 
 from tasks import plots
 from tasks.errors import UserError
+from tasks.params import GENERATOR_OF, TWO_STAGE
 from tasks.pictures import data_uri
 from tasks.report import figures
 
@@ -57,6 +58,17 @@ WORDS = {  # of measures: name, what it says
     "brier": ("Brier score", "lower is better"),
 }
 BETTER = {"low": "lower is better", "high": "higher is better", "floor": "nearer to the floor is better"}
+MIXED = {  # by classify.balance
+    "rare": "real films, and synthetic ones of the rare classes as the plan asks for",
+    "all": "the films of duplicate, and synthetic ones of every class, the same share of each",
+}
+CONTROLS = {
+    "real": "the real train films",
+    "class_weight": "the same, rare classes weighing more in the loss",
+    "duplicate": "the same, rare films repeated to the count of the plan",
+    "classic": "the films of duplicate, changed afresh at each draw by classical augmentation",
+    "two_stage_classic": "as classic, after a first stage that is classic too",
+}
 DAMAGED = {  # the letter on the axis, and what it stands for
     "blurred": ("B", "blurred, 1 px"),
     "slightly_blurred": ("b", "slightly blurred, 0.5 px"),
@@ -129,6 +141,19 @@ def spectra(quality: Mapping[str, Any]) -> dict[str, Any]:
         "panels": {label: picture(figures.spectrum(found)) for label, found in by_class.items()},
         "key": [(name, *figures.arm_style(name)) for name in names],
     }
+
+
+def arms(downstream: Mapping[str, Any], balance: str) -> dict[str, str]:
+    """What each arm is trained on, in words."""
+
+    def synthetic(arm: str) -> str:
+        name = GENERATOR_OF[arm]
+        if arm.startswith(TWO_STAGE):
+            return f"as classic, after a first stage on images of {name} alone, as many of every class"
+        changed = ", all changed as in classic" if arm.startswith("classic+") else ""
+        return f"{MIXED[balance]}, of {name}{changed}"
+
+    return {arm: CONTROLS.get(arm) or synthetic(arm) for arm in downstream["arms"]}
 
 
 def curves(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:

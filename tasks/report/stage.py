@@ -161,6 +161,7 @@ def _gather(inputs: Inputs, params: Params) -> Content:
         "confidence": f"{100 * params.classify.confidence:g} %",
         "training": page.training(histories),
         "curves": page.curves(downstream, verdict),
+        "arms": page.arms(downstream, params.classify.balance),
         "convergence": page.convergence(downstream),
         "swept": page.swept(downstream, verdict),
         "models": {name: gallery.of_model(folder, real.classes) for name, folder in inputs.models.items()},

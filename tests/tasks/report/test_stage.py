@@ -144,6 +144,10 @@ def test_the_page_says_what_was_found(made: Path, shown: Parsed) -> None:
     assert "Diversity: not passed" in shown.text
     assert "Class fidelity: passed" in shown.text
     assert "Validation still gained when classify.max_cycles ended the training of classic+msg_sagan." in shown.text
+    assert (
+        "classic+msg_sagan the films of duplicate, and synthetic ones of every class, the same share of each, of"
+        in (shown.text)
+    )
     converged = shown.text.split("Were they trained to the end?")[1]
     assert all(f"{arm}: " in converged for arm in ARMS)
     for name, found in ((name, downstream["fidelity"][name]["rare"]) for name in GANS):
