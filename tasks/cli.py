@@ -176,7 +176,7 @@ def synthesize(
     ] = None,
     params: ParamsFile = params_module.PARAMS_FILE,
 ) -> None:
-    """Draw images: of every class what the plan needs, or COUNT of one.
+    """Draw images: the plan, or COUNT of one class.
 
     Copies of films are left out. Only the plan of the pipeline is written where the pipeline looks for it.
     """

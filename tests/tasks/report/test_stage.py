@@ -256,7 +256,7 @@ def test_measures_have_the_figures_of_the_contract(made: Path) -> None:
 def test_mlflow_has_them_too_and_the_page(made: Path) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{made}/mlflow.db")
     (experiment,) = client.search_experiments(filter_string=f"name = '{runs.EXPERIMENT}'")
-    (run,) = client.search_runs([experiment.experiment_id])
+    (run,) = client.search_runs([experiment.experiment_id], "tags.stage = 'report'")
     assert run.data.tags["stage"] == "report"
     assert run.data.tags["verdict"] == "no evidence"
     found = json.loads((made / "out/measures.json").read_text())
