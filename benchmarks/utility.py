@@ -188,8 +188,8 @@ def do(trial: Trial) -> dict[str, Any]:
 
 def settings() -> dict[str, Any]:
     """Of the classifiers and the drawing."""
-    of_classifiers = Classify().model_dump(include={"network", "steps", "patience", "max_cycles", "batch"})
-    return of_classifiers | {"learning_rate": Classify().learning_rate, "truncation": Synthesize().truncation}
+    counted = {"network", "steps", "patience", "max_cycles", "batch", "learning_rate"}
+    return Classify().model_dump(include=counted) | {"truncation": Synthesize().truncation}
 
 
 def rows() -> list[dict[str, Any]]:

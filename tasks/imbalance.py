@@ -67,19 +67,10 @@ def analyse(manifest: pd.DataFrame, classes: list[str], params: Imbalance) -> di
     }
 
 
-def planned(imbalance_report: Path) -> dict[str, int]:
-    """The plan of the stage `imbalance`: how many images of which rare class. Raises UserError where there is none."""
-    return _counts(imbalance_report, "plan")
-
-
 def to_draw(imbalance_report: Path) -> dict[str, int]:
     """How many images of which class are drawn for the plan. Raises UserError where it is not said."""
-    return _counts(imbalance_report, "draw")
-
-
-def _counts(imbalance_report: Path, key: str) -> dict[str, int]:
     try:
-        counts: dict[str, int] = json.loads(imbalance_report.read_text(encoding="utf-8"))[key]
+        counts: dict[str, int] = json.loads(imbalance_report.read_text(encoding="utf-8"))["draw"]
         if all(isinstance(count, int) and count >= 0 for count in counts.values()):
             return counts
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

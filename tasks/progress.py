@@ -61,8 +61,8 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T], workers: int) -> It
 
 
 @contextmanager
-def processes(count: int, start: Callable[[], object] = int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes of one thread each, in which `start` is called first.
+def processes(count: int, start: Callable[[], object] | None = None) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes of one thread each, in which `start` is called first, where there is one.
 
     They leave Ctrl-C to this process, and end with it, however it ends.
     """
@@ -74,9 +74,10 @@ def processes(count: int, start: Callable[[], object] = int) -> Iterator[Process
             pool.shutdown(cancel_futures=True)
 
 
-def _start(start: Callable[[], object]) -> None:
+def _start(start: Callable[[], object] | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    start()
+    if start is not None:
+        start()
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

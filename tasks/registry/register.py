@@ -19,7 +19,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from tasks import image_set, params, paths, provenance
 from tasks.errors import UserError
 from tasks.files import read_report, write_json
-from tasks.imbalance import planned
+from tasks.imbalance import to_draw
 from tasks.params import GENERATOR_OF
 from tasks.registry import CHALLENGER, versions
 from tasks.registry.data_summary import summarise
@@ -65,10 +65,10 @@ def register(name: str) -> int:
     drawn = read_report(paths.SYNTHETIC / name / "dataset.json")
     if drawn.get("model") != weights:
         raise UserError(f"{paths.SYNTHETIC / name} was not drawn by {folder}; run `dvc repro` first")
-    plan = planned(paths.IMBALANCE)
+    draw = to_draw(paths.IMBALANCE)
     quality = read_report(paths.QUALITY / f"{name}.json")
     recognised = read_report(paths.DOWNSTREAM).get("fidelity", {}).get(name)
-    passed = gates(name, drawn.get("screening"), quality, recognised, plan) if any(plan.values()) else {}
+    passed = gates(name, drawn.get("screening"), quality, recognised, draw) if draw else {}
     tags = _tags(name, weights, passed)
     there = versions.holder(CHALLENGER)
     if there is not None and {**there.tags, "pipeline_id": tags["pipeline_id"]} == tags:

@@ -21,7 +21,7 @@ from model.gan.networks import Generator, NetworkConfig
 from model.gan.storage import save_generator
 from tasks import cli, image_set
 from tasks.errors import UserError
-from tasks.imbalance import planned
+from tasks.imbalance import to_draw
 from tasks.ingest.films.dicom import read_dicom
 from tasks.ingest.films.film import Reading, Refused
 from tasks.params import Synthesize
@@ -183,14 +183,14 @@ def test_nothing_but_an_earlier_set_of_synthetic_images_is_replaced(place: str, 
 
 
 @pytest.mark.parametrize(
-    "content", [None, "no JSON", "[]", "{}", '{"plan": 3}', '{"plan": {"a": "3"}}', '{"plan": {"a": -3}}']
+    "content", [None, "no JSON", "[]", "{}", '{"draw": 3}', '{"draw": {"a": "3"}}', '{"draw": {"a": -3}}']
 )
 def test_what_is_no_plan_is_one_sentence(content: str | None, tmp_path: Path) -> None:
     file = tmp_path / "imbalance.json"
     if content is not None:
         file.write_text(content)
     with pytest.raises(UserError, match="holds no plan; run `xraysynth imbalance`"):
-        planned(file)
+        to_draw(file)
 
 
 class _Payload:
