@@ -107,6 +107,36 @@ def prefect_server(
 
 
 @contextmanager
+def dask_cluster() -> Iterator[str]:
+    """The address of a Dask cluster of two worker processes.
+
+    In a process of its own, as any cluster: one that does not close holds up no tests.
+    """
+    code = """if __name__ == "__main__":
+        import sys
+        from distributed import LocalCluster
+        options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+        with LocalCluster(**options, worker_dashboard_address=None, host="127.0.0.1") as cluster:
+            print(cluster.scheduler_address, flush=True)
+            sys.stdin.read()"""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "cluster.py"
+        script.write_text(code, encoding="utf-8")
+        process = subprocess.Popen(
+            [sys.executable, script],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().decode().strip()
+        finally:
+            end(process)
+
+
+@contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
     """An S3 server with an empty bucket `films`; the environment that leads to it."""
     url = f"http://127.0.0.1:{free_port()}"

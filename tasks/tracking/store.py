@@ -97,7 +97,11 @@ class Store:
                 run = client.create_run(self._experiment, start_time=start, run_name=head["stage"], tags=tags)
                 run_id = run.info.run_id
             client.log_batch(run_id, params=[Param(name, value) for name, value in head["params"].items()])
-            client.log_inputs(run_id, [_dataset(head["tags"]["data_digest"], head.get("films"))])
+            inputs = [_dataset(head["tags"]["data_digest"], head.get("films"))]
+            try:
+                client.log_inputs(run_id, inputs)
+            except MlflowException:  # two stages that begin at once both add their films, which MLflow refuses one of
+                client.log_inputs(run_id, inputs)
             return str(run_id)
 
         return self.attempt(work, now)

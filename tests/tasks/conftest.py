@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from tests.services import dask_cluster
+
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """The address of a Dask cluster of two worker processes on this machine."""
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed: pip install 'xraysynth[dask]'")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, worker_dashboard_address=None, host="127.0.0.1"
-    ) as found:
-        yield found.scheduler_address
+    pytest.importorskip("distributed", reason="Dask is not installed: pip install 'xraysynth[dask]'")
+    with dask_cluster() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.tracking import MlflowClient
 
 from tasks import doctor
@@ -316,6 +317,25 @@ class TestWithoutAServer:
         assert (given.dataset.name, given.dataset.digest) == ("curated", "1" * 36)
         assert json.loads(given.dataset.profile or "") == films
         assert "/" not in json.loads(given.dataset.source)["uri"].removeprefix("data/")
+
+    def test_two_stages_that_begin_at_once_both_name_their_films(
+        self, uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """MLflow finds no such films, then those of the other in the way, and refuses."""
+        original, asked = MlflowClient.log_inputs, []
+
+        def too_late_at_first(self: MlflowClient, *arguments: Any, **options: Any) -> None:
+            asked.append(1)
+            if len(asked) == 1:
+                raise MlflowException("UNIQUE constraint failed: datasets.digest", BAD_REQUEST)
+            original(self, *arguments, **options)
+
+        monkeypatch.setattr(MlflowClient, "log_inputs", too_late_at_first)
+        with tracking.tracked("stage", {}, DIGEST):
+            pass
+        inputs = runs(uri, "stage")[0].inputs
+        assert inputs is not None
+        assert len(inputs.dataset_inputs) == 1
 
     def test_the_experiment_opens_with_its_runs(self, uri: str) -> None:
         experiment = MlflowClient(uri).get_experiment_by_name(tracking.EXPERIMENT)
