@@ -34,6 +34,7 @@ from model.classifier import Classifier, ClassifierConfig, logits, train_classif
 from model.gan.networks import NetworkConfig
 from model.gan.sampling import sample
 from model.gan.storage import load_generator, save_generator
+from model.head_start.transfer import PHANTOM, HeadStart
 from model.measures.similarity import frechet_distance, ms_ssim_pairs
 from model.measures.spectrum import excess_power, grid_peaks, grid_power, radial_power
 from model.training.config import TrainConfig
@@ -59,6 +60,8 @@ ORACLE_STEPS = 2000
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "MSG-GAN": {"attention_resolutions": []},
+    "head start": {"head_start": "msg_sagan"},
+    "head start, half as long": {"head_start": "msg_sagan", "kimg": 3.0},
     "former default": FORMER_NETWORKS,
     "without auxiliary classifier": {"auxiliary": 0.0},
     "auxiliary 0.25": {"auxiliary": 0.25},
@@ -104,7 +107,8 @@ def oracle() -> Classifier:
 def settings(variant: str) -> dict[str, Any]:
     """Of both networks and the training, as JSON knows them, without the seed."""
     network, config = configs(variant, 0)
-    every: dict[str, Any] = json.loads(json.dumps(asdict(network) | asdict(config)))
+    start = {name: value for name, value in VARIANTS[variant].items() if name == "head_start"}
+    every: dict[str, Any] = json.loads(json.dumps(asdict(network) | asdict(config) | start))
     del every["seed"]
     return every
 
@@ -114,7 +118,7 @@ def configs(variant: str, seed: int) -> tuple[NetworkConfig, TrainConfig]:
     named = BASE | VARIANTS[variant]
     of_network = {field.name for field in fields(NetworkConfig)} & named.keys()
     network = NetworkConfig(64, classes=3, **{name: named[name] for name in of_network})
-    return network, TrainConfig(seed=seed, **{name: named[name] for name in named.keys() - of_network})
+    return network, TrainConfig(seed=seed, **{name: named[name] for name in named.keys() - of_network - {"head_start"}})
 
 
 def one(variant: str, seed: int) -> None:
@@ -124,7 +128,9 @@ def one(variant: str, seed: int) -> None:
     ticks: list[Tick] = []
     guard = CollapseGuard(learnt.images, learnt.labels, learnt.classes, warm_up(config.kimg))
     start = time.process_time()
-    generator = train(learnt.images, learnt.labels, network, config, ticks.append, guard=guard)
+    start_of = VARIANTS[variant].get("head_start")
+    head_start = HeadStart.load(PHANTOM / start_of, learnt.classes) if start_of else None
+    generator = train(learnt.images, learnt.labels, network, config, ticks.append, head_start=head_start, guard=guard)
     seconds = time.process_time() - start
     folder = WORK / f"{variant}-{seed}".replace(" ", "_")
     save_generator(folder, generator, learnt.classes)

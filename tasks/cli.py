@@ -81,7 +81,7 @@ def _params(path: Path) -> params_module.Params:
 def simulate(
     out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     patients: Annotated[int, typer.Option(help="How many patients, at least 6; some have several films.")] = 480,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=999_999)] = 0,  # above are the films of the head start
 ) -> None:
     """Write a simulated archive of DICOM films and labels."""
     from tasks.simulate import stage

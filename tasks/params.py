@@ -127,6 +127,7 @@ class Models(Section):
 
 
 class Train(Section):
+    head_start: str = "none"
     width: Annotated[int, Field(ge=8, le=1024)] = 64
     phi: Literal["simple", "lin_cat", "cat_lin"] = "simple"
     minibatch_stddev: Literal["last", "every"] = "every"

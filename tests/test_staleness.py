@@ -41,6 +41,7 @@ EDITS = {  # of one module, and the stages that it makes stale
     "tasks/tracking/runs.py": set(),
     "tasks/files.py": set(),
     "model/gan/layers.py": {"train@msg_gan", "train@msg_sagan", "synthesize@msg_gan", "synthesize@msg_sagan"},
+    "model/head_start/transfer.py": {"train@msg_gan", "train@msg_sagan"},
     "model/training/losses.py": {"train@msg_gan", "train@msg_sagan"},
     "model/measures/similarity.py": {"train@msg_gan", "train@msg_sagan", "quality@msg_gan", "quality@msg_sagan"},
     "model/measures/manifold.py": {"quality@msg_gan", "quality@msg_sagan"},

@@ -1,3 +1,4 @@
 """The networks of MSG-GAN and MSG-SAGAN, their images, and a generator on disk."""
 
-WEIGHTS, CONFIG = "generator.safetensors", "config.json"  # its files; here, for who looks at them needs no torch
+# The files of a training; here, for who looks at them needs no torch.
+WEIGHTS, CONFIG, DISCRIMINATOR = "generator.safetensors", "config.json", "discriminator.safetensors"

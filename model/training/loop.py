@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.gan.networks import Generator, NetworkConfig, attention_gammas
+from model.gan.networks import Discriminator, Generator, NetworkConfig, attention_gammas
+from model.head_start.transfer import HeadStart
 from model.training.checkpoint import Checkpoints, Stopped, stop_requests
 from model.training.config import TrainConfig
 from model.training.distributed import join
@@ -23,7 +24,7 @@ __all__ = ["Row", "Tick", "TrainConfig", "Trainer", "TrainingDiverged", "fingerp
 MODEL = Path(__file__).resolve().parents[1]
 CODE = (  # of this package, all that a training runs
     *("training", "measures/similarity.py", "classifier.py"),
-    *("gan/convolutions.py", "gan/layers.py", "gan/networks.py", "gan/sampling.py"),
+    *("gan/convolutions.py", "gan/layers.py", "gan/networks.py", "gan/sampling.py", "head_start/transfer.py"),
 )
 AGREE = 4  # steps from one agreement of several processes on whether to stop to the next
 
@@ -48,6 +49,7 @@ class Tick:
     augment_probability: float
     gammas: dict[str, float]
     generator: Generator = field(repr=False)  # the EMA, in eval mode, on the training device
+    discriminator: Discriminator = field(repr=False)
     reading: Reading | None = None  # of the collapse guard
     alarm: str | None = None  # why training ends here, with the best generator so far
 
@@ -69,6 +71,7 @@ def train(
     config: TrainConfig,
     on_tick: Callable[[Tick], None] | None = None,
     *,
+    head_start: HeadStart | None = None,
     guard: CollapseGuard | None = None,
     checkpoints: Path | None = None,
     checkpoint_key: str | None = None,
@@ -79,6 +82,8 @@ def train(
 
     The same seed gives the same weights on a CPU with the same number of threads. Raises ValueError for data
     that do not fit the network, TrainingDiverged when losses or weights stop being finite.
+
+    With a `head_start` the networks begin with its weights, as far as they fit.
 
     With a `guard`, a training that collapses or diverges ends with the best generator so far, if there is one;
     its last tick has the reason in `alarm`.
@@ -94,10 +99,10 @@ def train(
     generator; only the first calls the guard, `on_tick` and `on_resume`, and writes. All must see the folder of
     checkpoints. A signal to any of them stops all after the same step, at most AGREE steps later.
     """
-    trainer = Trainer(images, labels, network, config, join(config.torch_device()))
+    trainer = Trainer(images, labels, network, config, join(config.torch_device()), head_start)
     store = None
     if checkpoints is not None:
-        key = checkpoint_key or fingerprint(images, labels, network, config)
+        key = checkpoint_key or fingerprint(images, labels, network, config, head_start)
         store = Checkpoints(checkpoints, key, checkpoint_seconds)
     if not trainer.ranks.first:
         on_tick = guard = on_resume = None
@@ -156,7 +161,13 @@ def _loop(
                     raise Stopped(stop, trainer.kimg, bool(ranks.most(saved)))
 
 
-def fingerprint(images: np.ndarray, labels: np.ndarray, network: NetworkConfig, config: TrainConfig) -> str:
+def fingerprint(
+    images: np.ndarray,
+    labels: np.ndarray,
+    network: NetworkConfig,
+    config: TrainConfig,
+    head_start: HeadStart | None = None,
+) -> str:
     """16 hex digits that two trainings share if one can go on from a checkpoint of the other.
 
     Of the settings all count but `max_seconds`, which changes the length alone; the device counts as what it is here.
@@ -164,7 +175,7 @@ def fingerprint(images: np.ndarray, labels: np.ndarray, network: NetworkConfig, 
     """
     settings = {**asdict(config), "device": config.torch_device().type, "bf16": config.bf16(), "max_seconds": None}
     del settings["precision"]
-    what = [torch.__version__, asdict(network), settings]
+    what = [torch.__version__, asdict(network), settings, head_start and head_start.digest()]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     for name in CODE:
         for file in sorted((MODEL / name).glob("*.py")) or [MODEL / name]:
@@ -199,6 +210,7 @@ def _tick(trainer: Trainer, guard: CollapseGuard | None, share: float, started: 
         eta_seconds=max((now - started) * (1 / share - 1), 0.0),
         gammas=attention_gammas(trainer.generator, trainer.discriminator),
         generator=trainer.ema,
+        discriminator=trainer.discriminator,
         reading=reading,
         alarm=alarm,
         **means,

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from model.gan.layers import GROUP
 from model.gan.networks import Discriminator, Generator, NetworkConfig
+from model.head_start.transfer import HeadStart
 from model.training import augment
 from model.training.auxiliary import AuxiliaryClassifier
 from model.training.batches import BalancedSampler, pyramid
@@ -34,6 +35,7 @@ class Trainer:
         network: NetworkConfig,
         config: TrainConfig,
         ranks: Ranks = Ranks(),
+        head_start: HeadStart | None = None,
     ) -> None:
         _check(images, labels, network)
         ranks.check(config.batch)
@@ -53,6 +55,8 @@ class Trainer:
             torch.manual_seed(init)
             self.generator = Generator(network).to(self.device)
             self.discriminator = Discriminator(network).to(self.device)
+            if head_start is not None:
+                head_start.give(self.generator, self.discriminator)
             torch.manual_seed(auxiliary)
             self.auxiliary = None
             if config.auxiliary and network.classes > 1:

@@ -5,7 +5,7 @@ looking at the disease, so the only way to tell the classes apart is the one a r
 """
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from tasks.simulate.disease import Label
 
 MIN_PATIENTS = 6  # two of each class
 MIN_SIZE = 64
-_SHARES: tuple[tuple[Label, int], ...] = (("normal", 20), ("pneumonia", 3), ("effusion", 2))
+SHARES: Mapping[Label, int] = {"normal": 20, "pneumonia": 3, "effusion": 2}  # of the patients
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,19 @@ class Film:
     size: int
 
 
-def simulate(out: Path, patients: int, seed: int, size: int = 512, workers: int | None = None) -> pd.DataFrame:
+def simulate(
+    out: Path,
+    patients: int,
+    seed: int,
+    size: int = 512,
+    workers: int | None = None,
+    shares: Mapping[Label, int] = SHARES,
+) -> pd.DataFrame:
     """Write `patients` patients' films as DICOM and OUT/labels.csv; returns that table (path, label).
 
-    `size` is the shorter side in pixels. The files depend on `patients`, `seed` and `size` alone, however many
-    workers there are. OUT appears when all is written: UserError, and no OUT, when that cannot be done.
+    `size` is the shorter side in pixels, `shares` how the patients are divided among the classes. The files depend on
+    these, `patients` and `seed` alone, however many workers there are. OUT appears when all is written: UserError, and
+    no OUT, when that cannot be done.
     """
     if patients < MIN_PATIENTS:
         raise UserError(f"{patients} patients are too few for three classes: ask for {MIN_PATIENTS} or more")
@@ -58,7 +66,7 @@ def simulate(out: Path, patients: int, seed: int, size: int = 512, workers: int 
         raise UserError(f"the seed {seed} is negative: give 0 or more")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder: choose a new one, or empty it first")
-    films = plan(patients, seed, size)
+    films = plan(patients, seed, size, shares)
     try:
         with written_whole(out) as folder:
             rows = list(track(_make(films, folder, workers), len(films), "simulate"))
@@ -69,11 +77,13 @@ def simulate(out: Path, patients: int, seed: int, size: int = 512, workers: int 
     return table
 
 
-def plan(patients: int, seed: int, size: int = 512) -> list[Film]:
+def plan(patients: int, seed: int, size: int = 512, shares: Mapping[Label, int] = SHARES) -> list[Film]:
     """Which films to make: exact numbers of patients a class, then films a patient, then encodings."""
     rng = np.random.default_rng([seed, 0])
-    shares = sum(share for _, share in _SHARES)
-    counted = {label: max(2, round(patients * share / shares)) for label, share in _SHARES[1:]}
+    total = sum(shares.values())
+    counted: dict[Label, int] = {
+        label: max(2, round(patients * share / total)) for label, share in shares.items() if label != "normal"
+    }
     counted["normal"] = patients - sum(counted.values())
     by_class: list[Label] = [label for label, n in counted.items() for _ in range(n)]
     classes = [by_class[k] for k in rng.permutation(patients)]
@@ -86,10 +96,9 @@ def plan(patients: int, seed: int, size: int = 512) -> list[Film]:
         visits = np.cumsum(rng.random(count) < 0.7)  # the others are repeats at the same visit
         for number, visit in enumerate(visits - visits[0]):
             drafts.append((patient, number, int(visit), "normal" if number == well else label))
-    total = len(drafts)
     kinds = [(s, p) for s in dicom.SYNTAXES for p in dicom.PHOTOMETRIC]
-    kind = rng.permutation(np.arange(total) % len(kinds))
-    window = rng.permutation(np.arange(total) % len(dicom.WINDOWS))
+    kind = rng.permutation(np.arange(len(drafts)) % len(kinds))
+    window = rng.permutation(np.arange(len(drafts)) % len(dicom.WINDOWS))
     return [
         Film(seed, *draft, str(kinds[kind[k]][0]), kinds[kind[k]][1], dicom.WINDOWS[window[k]], size)
         for k, draft in enumerate(drafts)

@@ -119,11 +119,13 @@ def model_card(
     last: Tick,
     machine: str,
     digest: str,
+    beginning: str,
     settings: Mapping[str, Any],
 ) -> str:
     """What a user of the generator must know, in Markdown.
 
-    `films`: how many of each class it learnt from. `reading` is of it, `last` the tick that ended training.
+    `films`: how many of each class it learnt from. `reading` is of it, `last` the tick that ended training;
+    `beginning` says with what weights it began.
     """
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -136,6 +138,7 @@ def model_card(
         alarm=last.alarm,
         machine=machine,
         digest=digest,
+        beginning=beginning,
         gammas={side: block.gamma.item() for side, block in attention_blocks(generator).items()},
         settings=settings,
     )

@@ -17,8 +17,9 @@ import pandas as pd
 import torch
 
 from model.gan import WEIGHTS
-from model.gan.networks import NetworkConfig
+from model.gan.networks import Discriminator, Generator, NetworkConfig
 from model.gan.storage import save_generator
+from model.head_start.transfer import PHANTOM, HeadStart
 from model.training import judge
 from model.training.checkpoint import Stopped
 from model.training.distributed import Ranks, join
@@ -49,16 +50,19 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
     films = image_set.load(curated_folder)
     learnt = films.where(split="train")
     network, config, ranks = _configured(name, films, params, model)
-    key = fingerprint(learnt.images, learnt.labels, network, config)
+    head_start, beginning = _beginning(name, films.classes, params, network)
+    key = fingerprint(learnt.images, learnt.labels, network, config, head_start)
     checkpoints = CHECKPOINTS / f"{name}-{key}"
+    data = learnt.images, learnt.labels
     training = partial(
-        train, learnt.images, learnt.labels, network, config, checkpoints=checkpoints, checkpoint_key=key
+        train, *data, network, config, head_start=head_start, checkpoints=checkpoints, checkpoint_key=key
     )
     if not ranks.first:  # of several processes the first one reports and writes
         with _ended(name, checkpoints):
             training()
         return pd.DataFrame()
 
+    print(f"{name}: begins with {beginning}", flush=True)
     guard = _guard(name, curated_folder, learnt, params.kimg)
     _make_room(name, checkpoints)
     settings = {**params.model_dump(), **model.model_dump()}
@@ -70,7 +74,7 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
         table = pd.DataFrame(report.history)
         table.to_csv(folder / "history.csv", index=False, float_format="%.6g")
         facts = {"data_digest": films.digest, "params": settings, "threads": torch.get_num_threads()}
-        save_generator(folder, generator, films.classes, facts)
+        save_generator(folder, generator, films.classes, facts, report.last.discriminator)
         tracked.tag("weights", hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())  # the registry looks for it
 
         last = report.last
@@ -78,7 +82,7 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
         reading = last.reading if last.reading and not last.alarm else guard.check(generator, last.kimg)
         counts = {label: len(learnt.where(label=label).images) for label in films.classes}
         device = card.machine(config.torch_device())
-        text = card.model_card(name, generator, counts, reading, last, device, films.digest, settings)
+        text = card.model_card(name, generator, counts, reading, last, device, films.digest, beginning, settings)
         for file, content in {**card.pictures(generator, films.classes), "card.md": text.encode()}.items():
             (folder / file).write_bytes(content)
             tracked.artifact(file, content)
@@ -97,13 +101,30 @@ def _configured(name: str, films: ImageSet, params: Train, model: Model) -> tupl
             phi=params.phi,
             minibatch_stddev=params.minibatch_stddev,
         )
-        shape = {"width", "phi", "minibatch_stddev"}
-        config = TrainConfig(**params.model_dump(exclude=shape), tick_kimg=min(params.kimg / TICKS, LONGEST_TICK))
+        others = {"width", "phi", "minibatch_stddev", "head_start"}
+        config = TrainConfig(**params.model_dump(exclude=others), tick_kimg=min(params.kimg / TICKS, LONGEST_TICK))
         ranks = join(config.torch_device())
         ranks.check(config.batch)
     except ValueError as error:
         raise UserError(f"the params of {name} cannot be used: {error}") from None
     return network, config, ranks
+
+
+def _beginning(name: str, classes: list[str], params: Train, network: NetworkConfig) -> tuple[HeadStart | None, str]:
+    """The head start, if there is one, and what the training begins with, in words."""
+    if params.head_start == "none":
+        return None, "random weights"
+    folder = (PHANTOM if params.head_start == "phantom" else Path(params.head_start)) / name
+    try:
+        found = HeadStart.load(folder, classes)
+        if obstacle := found.obstacle(network):
+            if params.head_start == "phantom":
+                return None, f"random weights: the head start does not fit, {obstacle}"
+            raise ValueError(obstacle)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"{name} cannot begin with train.head_start: {error}") from None
+    taken = found.give(Generator(network), Discriminator(network))
+    return found, f"{taken.share:.0%} of its weights from the head start {params.head_start}"
 
 
 def _guard(name: str, curated_folder: Path, learnt: ImageSet, kimg: float) -> CollapseGuard:

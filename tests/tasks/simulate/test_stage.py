@@ -130,6 +130,12 @@ def test_the_rare_classes_have_their_exact_share(patients: int, rare: tuple[int,
     assert (Counter(ill.values())["pneumonia"], Counter(ill.values())["effusion"]) == rare
 
 
+def test_the_shares_can_be_chosen() -> None:
+    films = stage.plan(60, 0, shares={"normal": 1, "pneumonia": 1, "effusion": 1})
+    ill = {label: len({film.patient for film in films if film.label == label}) for label in ("pneumonia", "effusion")}
+    assert ill == {"pneumonia": 20, "effusion": 20}
+
+
 def test_480_patients_give_about_600_films_and_some_change_their_label() -> None:
     films = plan(480, seed=2)
     assert 580 <= len(films) <= 620

@@ -52,7 +52,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_folder_holds_what_the_design_says(trained: Path) -> None:
     folder = trained / "models/msg_sagan"
     names = {path.name for path in folder.iterdir()}
-    assert names == {"generator.safetensors", "config.json", "history.csv", "samples", *SHOWN}
+    assert names == {
+        "generator.safetensors",
+        "discriminator.safetensors",
+        "config.json",
+        "history.csv",
+        "samples",
+        *SHOWN,
+    }
     history = pd.read_csv(folder / "history.csv")
     assert history["kimg"].iloc[-1] == pytest.approx(0.04)
     assert any(str(column).startswith("gamma.") for column in history)
@@ -84,6 +91,47 @@ def test_the_pictures_show_what_the_generator_does(trained: Path) -> None:
     block.query.mul_(20)
     after = np.asarray(Image.open(io.BytesIO(train.pictures(generator, config["classes"])["attention.png"])))
     assert not np.array_equal(after, before)
+
+
+def test_a_training_goes_on_from_an_earlier_one_and_says_so(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a step so small that nothing is learnt, it draws what the earlier one drew."""
+    monkeypatch.chdir(tmp_path)
+    params = PARAMS.model_copy(update={"head_start": str(trained / "models"), "learning_rate": 1e-9})
+    train_stage.run("msg_sagan", trained / "curated", tmp_path / "out", params, SAGAN)
+    said = f"100% of its weights from the head start {trained / 'models'}"
+    assert f"msg_sagan: begins with {said}\n" in capsys.readouterr().out
+    assert f"began with {said}\n" in (tmp_path / "out/card.md").read_text()
+    before, after = (load_generator(folder)[0] for folder in (trained / "models/msg_sagan", tmp_path / "out"))
+    for weight, same in zip(before.parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(weight, same, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("head_start", "width", "sentence"),
+    [
+        ("nowhere", 8, "cannot begin with train.head_start: nowhere/msg_sagan has no generator.safetensors"),
+        ("models", 16, "cannot begin with train.head_start: it has width 8, not 16"),
+    ],
+)
+def test_a_head_start_that_is_not_there_or_does_not_fit_is_a_sentence(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, head_start: str, width: int, sentence: str
+) -> None:
+    monkeypatch.chdir(trained)
+    params = PARAMS.model_copy(update={"head_start": head_start, "width": width})
+    with pytest.raises(UserError, match=sentence):
+        train_stage.run("msg_sagan", trained / "curated", trained / "out", params, SAGAN)
+    assert not (trained / "out").exists()
+
+
+def test_networks_of_another_width_than_the_packages_begin_with_random_weights(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = PARAMS.model_copy(update={"head_start": "phantom"})
+    train_stage.run("msg_gan", trained / "curated", tmp_path / "out", params, Model())
+    assert "begins with random weights: the head start does not fit, it has width 64, not 8" in capsys.readouterr().out
 
 
 def test_without_attention_there_is_no_picture_of_it() -> None:
