@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from model.gan import CONFIG
 from tasks import image_set, provenance
 from tasks.errors import UserError
 from tasks.files import write_json, written_whole
@@ -165,12 +166,19 @@ def _gather(inputs: Inputs, params: Params) -> Content:
         "convergence": page.convergence(downstream),
         "swept": page.swept(downstream, verdict),
         "models": {name: gallery.of_model(folder, real.classes) for name, folder in inputs.models.items()},
+        "simulated_before": simulated_before(inputs.models),
         "screening": screening,
         "pairs": {name: gallery.pairs(folder, screening[name]) for name, folder in inputs.synthetic.items()},
         "params": yaml.safe_dump(params.model_dump(), sort_keys=False, default_flow_style=None),
         "git_revision": provenance.git_revision(),
         "locked": provenance.locked(),
     }
+
+
+def simulated_before(models: Mapping[str, Path]) -> list[str]:
+    """The generators that had learnt from simulated films before, by their folders: a caution stands beside those."""
+    started = {name: _json(folder / CONFIG)["extra"].get("head_start") for name, folder in models.items()}
+    return [name for name, start in started.items() if start == "phantom"]
 
 
 def _shown_set(verdict: Mapping[str, Any], made: Mapping[str, ImageSet]) -> str:

@@ -74,6 +74,7 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
         table = pd.DataFrame(report.history)
         table.to_csv(folder / "history.csv", index=False, float_format="%.6g")
         facts = {"data_digest": films.digest, "params": settings, "threads": torch.get_num_threads()}
+        facts["head_start"] = params.head_start if head_start else "none"
         save_generator(folder, generator, films.classes, facts, report.last.discriminator)
         tracked.tag("weights", hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())  # the registry looks for it
 

@@ -176,6 +176,10 @@ def test_the_page_says_what_was_found(made: Path, shown: Parsed) -> None:
     assert "one-execution" in shown.text
 
 
+def test_that_a_generator_learnt_from_simulated_films_before_stands_beside_the_verdict(shown: Parsed) -> None:
+    assert "Head start: msg_sagan learnt from simulated films before." in shown.text
+
+
 def test_it_has_the_pictures(shown: Parsed) -> None:
     words = [str(attributes["alt"]) for attributes in shown.all("img")]
     assert (
