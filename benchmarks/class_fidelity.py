@@ -34,7 +34,7 @@ from model.classifier import Classifier, ClassifierConfig, logits, train_classif
 from model.gan.networks import NetworkConfig
 from model.gan.sampling import sample
 from model.gan.storage import load_generator, save_generator
-from model.head_start.transfer import PHANTOM, HeadStart
+from model.head_start.transfer import HeadStart, packaged
 from model.measures.similarity import frechet_distance, ms_ssim_pairs
 from model.measures.spectrum import excess_power, grid_peaks, grid_power, radial_power
 from model.training.config import TrainConfig
@@ -129,7 +129,7 @@ def one(variant: str, seed: int) -> None:
     guard = CollapseGuard(learnt.images, learnt.labels, learnt.classes, warm_up(config.kimg))
     start = time.process_time()
     start_of = VARIANTS[variant].get("head_start")
-    head_start = HeadStart.load(PHANTOM / start_of, learnt.classes) if start_of else None
+    head_start = HeadStart.load(packaged(start_of, network.resolution), learnt.classes) if start_of else None
     generator = train(learnt.images, learnt.labels, network, config, ticks.append, head_start=head_start, guard=guard)
     seconds = time.process_time() - start
     folder = WORK / f"{variant}-{seed}".replace(" ", "_")

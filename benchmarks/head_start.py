@@ -1,8 +1,8 @@
 """The head start: networks that have learnt from simulated films what a chest is, and ship with the package.
 
 python -m benchmarks.head_start films            5,993 simulated films of 4,800 patients, equally many of each class
-python -m benchmarks.head_start train NAME       msg_gan or msg_sagan; resumed where it was interrupted
-python -m benchmarks.head_start export           both to model/head_start, with their card
+python -m benchmarks.head_start train NAME       msg_gan or msg_sagan, 128 px, then 64; resumed where interrupted
+python -m benchmarks.head_start export           all to model/head_start, with their card
 python -m benchmarks.head_start compare --sides 64 --seeds 3 --jobs 2     with it and without it, on real films
 python -m benchmarks.head_start table
 
@@ -24,6 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
@@ -32,11 +33,12 @@ from benchmarks.gan_quality import films as real_films
 from benchmarks.tables import table
 from model.gan.networks import Discriminator, Generator, NetworkConfig
 from model.gan.storage import load_generator, save_generator
-from model.head_start.transfer import PHANTOM, HeadStart
+from model.head_start.transfer import PHANTOM, HeadStart, packaged
 from model.training.config import TrainConfig
 from model.training.guard import CollapseGuard, warm_up
 from model.training.loop import Tick, train
 from tasks import image_set
+from tasks.image_set import ImageSet
 from tasks.ingest import stage as ingest
 from tasks.params import Ingest
 from tasks.pictures import mosaic, picture_png
@@ -45,7 +47,7 @@ from tasks.train.card import sample_grid
 
 WORK = Path(".xraysynth/benchmarks/head_start")
 PATIENTS, SEED = 4800, 1_000_000  # `xraysynth simulate` takes no seed so high: nobody's demonstration has these films
-SIDE, KIMG = 128, 48.0
+KIMG = {128: 48.0, 64: 5.0}  # by side, in this order: a smaller one goes on from the one before
 ROWS = Path("benchmarks/results/head_start.jsonl")
 SETS: dict[str, dict[str, Any]] = {"NIH": NIH, "Kermany, 10 : 1": IMBALANCED}
 STARTS = ("random weights", "head start")
@@ -60,21 +62,42 @@ def films() -> Path:
         simulate(raw, PATIENTS, SEED, shares={"normal": 1, "pneumonia": 1, "effusion": 1})
     if not curated.exists():
         split = {"train": 0.9, "val": 0.05, "test": 0.05}
-        ingest.run(raw, raw / "labels.csv", curated, Ingest.model_validate({"size": SIDE, "split": split}))
+        ingest.run(raw, raw / "labels.csv", curated, Ingest.model_validate({"size": max(KIMG), "split": split}))
     return curated
 
 
 def learn(name: str) -> None:
-    """Train the networks of `name`, on one thread."""
+    """Train the networks of `name` at each size, on one thread."""
     torch.set_num_threads(1)
     learnt = image_set.load(films()).where(split="train")
-    network = NetworkConfig(SIDE, classes=len(learnt.classes), attention_resolutions=ATTENTION[name])
-    config = TrainConfig(kimg=KIMG, tick_kimg=1.0)
-    guard = CollapseGuard(learnt.images, learnt.labels, learnt.classes, warm_up(KIMG))
-    out = WORK / name
-    out.mkdir(exist_ok=True)
+    head_start = None
+    for side, kimg in KIMG.items():
+        out = WORK / str(side) / name
+        if not (out / "config.json").exists():
+            learn_at(out, _averaged(learnt.images, side), learnt, kimg, ATTENTION[name], head_start)
+        head_start = HeadStart.load(out, learnt.classes)
+
+
+def _averaged(images: np.ndarray, side: int) -> np.ndarray:
+    """(N, H, H) uint8 -> (N, side, side) uint8, as ingest would have made them but for its rounding."""
+    small = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images]
+    return np.stack(small)
+
+
+def learn_at(
+    out: Path,
+    images: np.ndarray,
+    learnt: ImageSet,
+    kimg: float,
+    attention: tuple[int, ...],
+    head_start: HeadStart | None,
+) -> None:
+    """Train at the size of `images`, which are those of `learnt`, and keep both networks in `out`."""
+    network = NetworkConfig(images.shape[1], classes=len(learnt.classes), attention_resolutions=attention)
+    config = TrainConfig(kimg=kimg, tick_kimg=1.0)
+    guard = CollapseGuard(images, learnt.labels, learnt.classes, warm_up(kimg))
+    out.mkdir(parents=True, exist_ok=True)
     last: list[Tick] = []
-    started = time.process_time()
 
     def on_tick(tick: Tick) -> None:
         last[:] = [tick]
@@ -83,62 +106,76 @@ def learn(name: str) -> None:
         (out / "samples.png").write_bytes(sample_grid(tick.generator, learnt.classes))
 
     generator = train(
-        learnt.images, learnt.labels, network, config, on_tick, guard=guard, checkpoints=out / "checkpoints"
+        *(images, learnt.labels, network, config, on_tick),
+        head_start=head_start,
+        guard=guard,
+        checkpoints=out / "checkpoints",
     )
-    (reading,) = [last[0].reading]
-    assert reading is not None
+    (tick,) = last
+    assert tick.reading is not None
     facts = {
-        "simulator": {"patients": PATIENTS, "seed": SEED, "films": len(learnt.images)},
-        "images_shown": round(last[0].kimg * 1000),
-        "alarm": last[0].alarm,
-        "frechet": reading.frechet,
-        "frechet_floor": reading.frechet_floor,
-        "ms_ssim": reading.ms_ssim,
-        "ms_ssim_real": reading.ms_ssim_real,
-        "cpu_seconds": round(time.process_time() - started),
+        "simulator": {"patients": PATIENTS, "seed": SEED, "films": len(images)},
+        "images_shown": round(tick.kimg * 1000),
+        "alarm": tick.alarm,
+        "frechet": tick.reading.frechet,
+        "frechet_floor": tick.reading.frechet_floor,
+        "ms_ssim": tick.reading.ms_ssim,
+        "ms_ssim_real": tick.reading.ms_ssim_real,
+        "seconds": round(tick.seconds),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, bf16 {config.bf16()}",
     }
-    save_generator(out, generator, learnt.classes, facts, last[0].discriminator)
+    save_generator(out, generator, learnt.classes, facts, tick.discriminator)
 
 
 def export() -> None:
-    """Both networks in half precision, and the card."""
-    for name, attention in ATTENTION.items():
-        generator, config = load_generator(WORK / name)
-        head_start = HeadStart.load(WORK / name, config["classes"])
-        discriminator = Discriminator(generator.config)
-        head_start.give(Generator(generator.config), discriminator)
-        save_generator(PHANTOM / name, generator, config["classes"], config["extra"], discriminator, torch.float16)
-        assert generator.config.attention_resolutions == attention
+    """All networks in half precision, and the card."""
+    for side in KIMG:
+        for name in ATTENTION:
+            folder = WORK / str(side) / name
+            generator, config = load_generator(folder)
+            discriminator = Discriminator(generator.config)
+            HeadStart.load(folder, config["classes"]).give(Generator(generator.config), discriminator)
+            to = PHANTOM / str(side) / name
+            save_generator(to, generator, config["classes"], config["extra"], discriminator, torch.float16)
     (PHANTOM / "card.md").write_text(card(), encoding="utf-8")
 
 
 def card() -> str:
     """What a user of the weights must know, in Markdown."""
-    found = {name: json.loads((PHANTOM / name / "config.json").read_text(encoding="utf-8")) for name in ATTENTION}
-    facts = {name: config["extra"] for name, config in found.items()}
-    simulator, machine = facts["msg_gan"]["simulator"], facts["msg_gan"]["machine"]
-    header = ["network", "images shown", "CPU minutes", "Fréchet of the guard (floor)", "MS-SSIM of pairs (real)"]
+    found = {
+        (side, name): json.loads((PHANTOM / str(side) / name / "config.json").read_text(encoding="utf-8"))
+        for side in KIMG
+        for name in ATTENTION
+    }
+    config = found[max(KIMG), "msg_gan"]
+    facts = config["extra"]
+    simulator = facts["simulator"]
+    header = ["network", "side, px", "images shown", "minutes, one thread", "Fréchet of the guard (floor)"]
+    header += ["MS-SSIM of pairs (real)"]
     body = (
         (
             name,
-            str(of["images_shown"]),
-            f"{of['cpu_seconds'] / 60:.0f}",
-            f"{of['frechet']:.1f} ({of['frechet_floor']:.1f})",
-            ", ".join(f"{label} {v:.3f} ({of['ms_ssim_real'][label]:.3f})" for label, v in of["ms_ssim"].items()),
+            str(side),
+            str(of["extra"]["images_shown"]),
+            f"{of['extra']['seconds'] / 60:.0f}",
+            f"{of['extra']['frechet']:.1f} ({of['extra']['frechet_floor']:.1f})",
+            ", ".join(
+                f"{label} {value:.3f} ({of['extra']['ms_ssim_real'][label]:.3f})"
+                for label, value in of["extra"]["ms_ssim"].items()
+            ),
         )
-        for name, of in facts.items()
+        for (side, name), of in found.items()
     )
     return f"""# Head start
 
-Generators and discriminators of MSG-GAN and MSG-SAGAN, {SIDE}×{SIDE} px, width {found["msg_gan"]["network"]["width"]},
-in half precision. They have learnt from simulated films alone: **nobody's films**, no patient's data.
+Generators and discriminators of MSG-GAN and MSG-SAGAN, width {config["network"]["width"]}, in half precision. They have
+learnt from simulated films alone: **nobody's films**, no patient's data.
 
 - films: {simulator["films"]} of the simulator of `xraysynth simulate`, {simulator["patients"]} patients, a third each
   normal, with pneumonia and with an effusion; seed {simulator["seed"]}, which the command does not take, so that no
   simulated archive has a film in common with them
 - made by `python -m benchmarks.head_start films | train | export`, with the default settings of `TrainConfig` but for
-  the length; machine: {machine}
+  the length; those of 64 px went on from those of 128; machine: {facts["machine"]}
 - licence: Apache-2.0
 
 {table(header, body)}
@@ -159,7 +196,7 @@ def one(films_name: str, side: int, start: str, seed: int) -> None:
     images, labels = np.concatenate(learnt), np.repeat(np.arange(len(learnt)), [len(some) for some in learnt])
     network = NetworkConfig(side, classes=len(learnt), attention_resolutions=ATTENTION["msg_sagan"])
     config = TrainConfig(kimg=max(LENGTHS), tick_kimg=LENGTHS[0], seed=seed)
-    head_start = HeadStart.load(PHANTOM / "msg_sagan", study.classes) if start == "head start" else None
+    head_start = HeadStart.load(packaged("msg_sagan", side), study.classes) if start == "head start" else None
     guard = CollapseGuard(images, labels, study.classes, warm_up(config.kimg))
     scores: dict[str, dict[str, Any]] = {}
 

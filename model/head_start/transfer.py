@@ -20,9 +20,15 @@ from model.gan import DISCRIMINATOR
 from model.gan.networks import Discriminator, Generator, NetworkConfig
 from model.gan.storage import load_generator
 
-PHANTOM = Path(__file__).resolve().parent  # the weights here, learnt from simulated films
+PHANTOM = Path(__file__).resolve().parent  # the weights here, learnt from simulated films, by side and model
 _SHAPE = ("width", "latent_dim", "minibatch_stddev", "phi", "class_modulation", "upsampling", "noise")
 _PLACE = re.compile(r"(?P<list>blocks|joins)\.(?P<index>\d+)\.")
+
+
+def packaged(name: str, side: int) -> Path:
+    """The folder of the weights here for a training of the model `name`: of its size, or the next larger there is."""
+    sides = sorted(int(folder.name) for folder in PHANTOM.iterdir() if folder.name.isdigit())
+    return PHANTOM / str(next((there for there in sides if there >= side), sides[-1])) / name
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from model.gan import WEIGHTS
 from model.gan.networks import Discriminator, Generator, NetworkConfig
 from model.gan.storage import save_generator
-from model.head_start.transfer import PHANTOM, HeadStart
+from model.head_start.transfer import HeadStart, packaged
 from model.training import judge
 from model.training.checkpoint import Stopped
 from model.training.distributed import Ranks, join
@@ -115,11 +115,12 @@ def _beginning(name: str, classes: list[str], params: Train, network: NetworkCon
     """The head start, if there is one, and what the training begins with, in words."""
     if params.head_start == "none":
         return None, "random weights"
-    folder = (PHANTOM if params.head_start == "phantom" else Path(params.head_start)) / name
+    phantom = params.head_start == "phantom"
+    folder = packaged(name, network.resolution) if phantom else Path(params.head_start) / name
     try:
         found = HeadStart.load(folder, classes)
         if obstacle := found.obstacle(network):
-            if params.head_start == "phantom":
+            if phantom:
                 return None, f"random weights: the head start does not fit, {obstacle}"
             raise ValueError(obstacle)
     except (FileNotFoundError, ValueError) as error:
