@@ -22,10 +22,7 @@ from model.training.trainer import MEANS, Row, Trainer
 __all__ = ["Row", "Tick", "TrainConfig", "Trainer", "TrainingDiverged", "fingerprint", "train"]
 
 MODEL = Path(__file__).resolve().parents[1]
-CODE = (  # of this package, all that a training runs
-    *("training", "measures/similarity.py", "classifier.py"),
-    *("gan/convolutions.py", "gan/layers.py", "gan/networks.py", "gan/sampling.py", "head_start/transfer.py"),
-)
+CODE = ("training", "gan", "head_start", "measures/similarity.py", "classifier.py")  # all that a training runs
 AGREE = 4  # steps from one agreement of several processes on whether to stop to the next
 
 

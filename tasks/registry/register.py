@@ -150,7 +150,8 @@ def _stage(staged: Path, folder: Path, passed: dict[str, Gate]) -> None:
     """Lay out in `staged` what MLflow is to take, so that it learns of no place of this machine but that."""
     here = Path(__file__).resolve().parent
     shutil.copy(here / "mlflow_model.py", staged / "mlflow_model.py")
-    shutil.copytree(here.parents[1] / "model", staged / "model", ignore=shutil.ignore_patterns("__pycache__"))
+    not_code = shutil.ignore_patterns("__pycache__", "*.safetensors")  # the weights of the head start
+    shutil.copytree(here.parents[1] / "model", staged / "model", ignore=not_code)
     shutil.copytree(folder, staged / "generator")
     record = staged / "record"
     record.mkdir()
