@@ -150,7 +150,8 @@ def _watcher(process: subprocess.Popen[str]) -> subprocess.Popen[bytes]:
 def _end(processes: list[subprocess.Popen[str]]) -> None:
     work = _trees(processes)  # before a signal: who outlives its parent is not found any more
     try:
-        for process in work:
+        # Parents first: one whose child ends before it is asked itself goes on without it, or ends without tidying up.
+        for process in sorted(work, key=lambda process: (process.create_time(), process.pid)):
             with suppress(psutil.Error):
                 process.terminate()
         until = time.monotonic() + GRACE_S
