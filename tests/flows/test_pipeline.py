@@ -289,6 +289,24 @@ def test_a_stage_that_is_not_there_is_named(make_project: Callable[..., Path]) -
     assert "'inject'" in (state.message or "")
 
 
+def test_a_stage_is_asked_to_end_before_what_it_started(
+    make_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes from one signal to the next: a shell that waits for its child would end with that."""
+    terminate = psutil.Process.terminate
+    monkeypatch.setattr(psutil.Process, "terminate", lambda process: (terminate(process), time.sleep(0.2)))
+    project = make_project()
+    stage = ["bash", "-c", "trap 'touch tidied; exit 1' TERM; sleep 300 & echo $$ > pid; wait"]
+    commands = Commands({})
+    working = Thread(target=commands.run, args=(stage, print))
+    working.start()
+    while not (project / "pid").exists():
+        time.sleep(0.05)
+    commands.stop()
+    working.join()
+    assert (project / "tidied").exists()
+
+
 class TestTheCommandLine:
     """`python -m flows.pipeline`; that it needs no server is seen in tests/test_offline.py."""
 
