@@ -294,7 +294,12 @@ def test_a_stage_is_asked_to_end_before_what_it_started(
 ) -> None:
     """However long it takes from one signal to the next: a shell that waits for its child would end with that."""
     terminate = psutil.Process.terminate
-    monkeypatch.setattr(psutil.Process, "terminate", lambda process: (terminate(process), time.sleep(0.2)))
+
+    def slowly(process: psutil.Process) -> None:
+        terminate(process)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(psutil.Process, "terminate", slowly)
     project = make_project()
     stage = ["bash", "-c", "trap 'touch tidied; exit 1' TERM; sleep 300 & echo $$ > pid; wait"]
     commands = Commands({})
