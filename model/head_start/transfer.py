@@ -41,10 +41,14 @@ class Taken:
 
 @dataclass(frozen=True)
 class HeadStart:
-    """Weights of both networks of shape `network`, float32 on the CPU, by names that do not depend on the size."""
+    """Weights of both networks of shape `network`, float32 on the CPU, by names that do not depend on the size.
+
+    `simulated`: simulated films are among what they have learnt from, in this training or in one before it.
+    """
 
     network: NetworkConfig
     tensors: Mapping[str, Tensor]
+    simulated: bool
 
     @classmethod
     def load(cls, folder: str | Path, classes: Sequence[str]) -> "HeadStart":
@@ -68,7 +72,8 @@ class HeadStart:
             if "embed." in name:
                 tensor = torch.stack([tensor[known[c]] if c in known else tensor.mean(0) for c in classes])
             tensors[name] = tensor
-        return cls(generator.config, tensors)
+        simulated = "simulator" in config["extra"] or bool(config["extra"].get("simulated_before"))
+        return cls(generator.config, tensors, simulated)
 
     def obstacle(self, network: NetworkConfig) -> str:
         """Why networks of this shape cannot begin with it, e.g. "it has width 64, not 32"; "" if they can.

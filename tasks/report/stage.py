@@ -177,8 +177,7 @@ def _gather(inputs: Inputs, params: Params) -> Content:
 
 def simulated_before(models: Mapping[str, Path]) -> list[str]:
     """The generators that had learnt from simulated films before, by their folders: a caution stands beside those."""
-    started = {name: _json(folder / CONFIG)["extra"].get("head_start") for name, folder in models.items()}
-    return [name for name, start in started.items() if start == "phantom"]
+    return [name for name, folder in models.items() if _json(folder / CONFIG)["extra"].get("simulated_before")]
 
 
 def _shown_set(verdict: Mapping[str, Any], made: Mapping[str, ImageSet]) -> str:

@@ -100,8 +100,10 @@ class Store:
             inputs = [_dataset(head["tags"]["data_digest"], head.get("films"))]
             try:
                 client.log_inputs(run_id, inputs)
-            except MlflowException:  # two stages that begin at once both add their films, which MLflow refuses one of
-                client.log_inputs(run_id, inputs)
+            except MlflowException as error:
+                if error.error_code not in REFUSED:
+                    raise
+                client.log_inputs(run_id, inputs)  # another stage began at once, and added the same films first
             return str(run_id)
 
         return self.attempt(work, now)

@@ -65,7 +65,7 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
     print(f"{name}: begins with {beginning}", flush=True)
     guard = _guard(name, curated_folder, learnt, params.kimg)
     _make_room(name, checkpoints)
-    settings = {**params.model_dump(), **model.model_dump()}
+    settings = {**params.model_dump(), **model.model_dump(), "head_start": Path(params.head_start).name}
     with runs.tracked(f"train@{name}", settings, films.digest, films.counts()) as tracked, written_whole(out) as folder:
         report = _Report(name, params.kimg, films.classes, checkpoints / "samples", tracked)
         with _ended(name, checkpoints, tracked):
@@ -74,7 +74,7 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
         table = pd.DataFrame(report.history)
         table.to_csv(folder / "history.csv", index=False, float_format="%.6g")
         facts = {"data_digest": films.digest, "params": settings, "threads": torch.get_num_threads()}
-        facts["head_start"] = params.head_start if head_start else "none"
+        facts["simulated_before"] = head_start is not None and head_start.simulated
         save_generator(folder, generator, films.classes, facts, report.last.discriminator)
         tracked.tag("weights", hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())  # the registry looks for it
 
@@ -126,7 +126,7 @@ def _beginning(name: str, classes: list[str], params: Train, network: NetworkCon
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"{name} cannot begin with train.head_start: {error}") from None
     taken = found.give(Generator(network), Discriminator(network))
-    return found, f"{taken.share:.0%} of its weights from the head start {params.head_start}"
+    return found, f"{taken.share:.0%} of its weights from the head start {Path(params.head_start).name}"
 
 
 def _guard(name: str, curated_folder: Path, learnt: ImageSet, kimg: float) -> CollapseGuard:

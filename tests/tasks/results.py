@@ -112,7 +112,7 @@ def _model(folder: Path, real: ImageSet, rng: np.random.Generator, attention: bo
     if not attention:
         history["alarm"] = [None] * 9 + [ALARM]
     history.to_csv(folder / "history.csv", index=False)
-    (folder / "config.json").write_text(json.dumps({"extra": {"head_start": "phantom" if attention else "none"}}))
+    (folder / "config.json").write_text(json.dumps({"extra": {"simulated_before": attention}}))
     films = np.concatenate([real.where(split="train", label=label).images[:8] for label in real.classes])
     for name in ("samples", "interpolation"):
         (folder / f"{name}.png").write_bytes(picture_png(mosaic(films, 8)))

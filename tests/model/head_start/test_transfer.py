@@ -135,6 +135,15 @@ def test_without_a_discriminator_there_is_a_sentence(earlier: tuple[Path, Genera
         HeadStart.load(earlier[0], NAMES)
 
 
+@pytest.mark.parametrize(("extra", "simulated"), [({}, False), ({"simulated_before": True}, True)])
+def test_what_came_from_simulated_films_is_known_in_the_next_training_too(
+    extra: dict[str, bool], simulated: bool, earlier: tuple[Path, Generator, Discriminator]
+) -> None:
+    folder, generator, discriminator = earlier
+    save_generator(folder, generator, NAMES, extra, discriminator)
+    assert HeadStart.load(folder, NAMES).simulated == simulated
+
+
 class TestThePackage:
     """The networks that come with it."""
 
@@ -153,7 +162,9 @@ class TestThePackage:
         """Dark lungs on both sides of a bright mediastinum, for classes that it has never heard of."""
         config = NetworkConfig(64, classes=2, attention_resolutions=(32,) if name == "msg_sagan" else ())
         g, d = Generator(config).eval(), Discriminator(config)
-        assert HeadStart.load(packaged(name, 64), ["x", "y"]).give(g, d).share == 1
+        found = HeadStart.load(packaged(name, 64), ["x", "y"])
+        assert found.simulated
+        assert found.give(g, d).share == 1
         drawn = sample(g, 0, 32, seed=0).astype(float).mean(0)
         left, middle, right = drawn[20:40, 10:24].mean(), drawn[20:40, 28:36].mean(), drawn[20:40, 40:54].mean()
         assert middle > max(left, right) + 20
