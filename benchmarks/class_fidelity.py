@@ -84,7 +84,7 @@ def films(name: str) -> ImageSet:
         raw = WORK / f"{name}-raw"
         if not raw.exists():
             simulate(raw, patients, seed)
-        ingest.run(raw, raw / "labels.csv", folder, Ingest())
+        ingest.run(raw, raw / "labels.csv", folder, Ingest(size=64))
     return image_set.load(folder)
 
 

@@ -50,7 +50,14 @@ PATIENTS, SEED = 4800, 1_000_000  # `xraysynth simulate` takes no seed so high: 
 KIMG = {128: 48.0, 64: 5.0}  # by side, in this order: a smaller one goes on from the one before
 ROWS = Path("benchmarks/results/head_start.jsonl")
 SETS: dict[str, dict[str, Any]] = {"NIH": NIH, "Kermany, 10 : 1": IMBALANCED}
-STARTS = ("random weights", "head start")
+STARTS: dict[str, dict[str, Any]] = {  # what differs from TrainConfig
+    "random weights": {},
+    "head start": {},
+    "head start, learning rate 0.0015": {"learning_rate": 0.0015},
+    "head start, learning rate 0.0007": {"learning_rate": 0.0007},
+    "head start, averaged over more": {"ema_rampup": 0.2},
+    "head start, learning rate 0.0015, averaged over more": {"learning_rate": 0.0015, "ema_rampup": 0.2},
+}
 LENGTHS = (1.0, 3.0)  # thousand images, after which the generator is judged
 ATTENTION: dict[str, tuple[int, ...]] = {"msg_gan": (), "msg_sagan": (32,)}
 
@@ -195,8 +202,9 @@ def one(films_name: str, side: int, start: str, seed: int) -> None:
     learnt = [real_films(study.films, label, side) for label in study.classes]
     images, labels = np.concatenate(learnt), np.repeat(np.arange(len(learnt)), [len(some) for some in learnt])
     network = NetworkConfig(side, classes=len(learnt), attention_resolutions=ATTENTION["msg_sagan"])
-    config = TrainConfig(kimg=max(LENGTHS), tick_kimg=LENGTHS[0], seed=seed)
-    head_start = HeadStart.load(packaged("msg_sagan", side), study.classes) if start == "head start" else None
+    config = TrainConfig(kimg=max(LENGTHS), tick_kimg=LENGTHS[0], seed=seed, **STARTS[start])
+    begun = start != "random weights"
+    head_start = HeadStart.load(packaged("msg_sagan", side), study.classes) if begun else None
     guard = CollapseGuard(images, labels, study.classes, warm_up(config.kimg))
     scores: dict[str, dict[str, Any]] = {}
 
@@ -235,10 +243,10 @@ def rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()] if ROWS.exists() else []
 
 
-def compare(sides: list[int], seeds: int, jobs: int) -> None:
+def compare(sides: list[int], seeds: int, jobs: int, starts: list[str]) -> None:
     """What is missing, seed by seed."""
     there = {(row["films"], row["side"], row["start"], row["seed"]) for row in rows()}
-    wanted = [(f, side, start, seed) for side in sides for seed in range(seeds) for f in SETS for start in STARTS]
+    wanted = [(f, side, start, seed) for side in sides for seed in range(seeds) for f in SETS for start in starts]
 
     def begin(trial: tuple[str, int, str, int]) -> None:
         command = [sys.executable, "-m", "benchmarks.head_start", "one", *map(str, trial)]
@@ -283,10 +291,11 @@ def main() -> None:
     several.add_argument("--sides", type=int, nargs="+", default=[64])
     several.add_argument("--seeds", type=int, default=3)
     several.add_argument("--jobs", type=int, default=2)
+    several.add_argument("--starts", nargs="+", choices=list(STARTS), default=["random weights", "head start"])
     single = commands.add_parser("one")
     single.add_argument("films")
     single.add_argument("side", type=int)
-    single.add_argument("start", choices=STARTS)
+    single.add_argument("start", choices=list(STARTS))
     single.add_argument("seed", type=int)
     commands.add_parser("table")
     arguments = parser.parse_args()
@@ -297,7 +306,7 @@ def main() -> None:
     elif arguments.command == "export":
         export()
     elif arguments.command == "compare":
-        compare(arguments.sides, arguments.seeds, arguments.jobs)
+        compare(arguments.sides, arguments.seeds, arguments.jobs, arguments.starts)
     elif arguments.command == "one":
         one(arguments.films, arguments.side, arguments.start, arguments.seed)
     else:

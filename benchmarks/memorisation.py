@@ -69,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         for title, folder in SETS.items():
             out = Path(name) / folder
-            stage.run(DATA / folder, DATA / folder / "labels.csv", out, Ingest(max_quarantined=0.9))
+            stage.run(DATA / folder, DATA / folder / "labels.csv", out, Ingest(size=64, max_quarantined=0.9))
             films = image_set.load(out)
             everything.append(films.images)
             rows += measured(title, *(films.where(split=split) for split in image_set.SPLITS))

@@ -41,14 +41,14 @@ from tasks.classify.arms import training_set
 from tasks.classify.metrics import average_precision
 from tasks.image_set import ImageSet
 from tasks.imbalance import analyse
-from tasks.params import Balance, Classify, ControlArm, Imbalance, Synthesize
+from tasks.params import IMAGES_OF, Balance, Classify, ControlArm, Imbalance, Synthesize
 from tasks.progress import side_by_side, track
 
 ROWS = Path("benchmarks/results/utility.jsonl")
 GENERATORS = 3  # of the default archive; seed k of a classifier learns from number k % GENERATORS
 POOL = 4  # times as many images are drawn as are selected
 ORACLE, DRAWN, SELECTED = "films of other patients", "msg_sagan", "msg_sagan, selected"
-CONTROLS: tuple[str, ...] = get_args(ControlArm)
+CONTROLS = tuple(arm for arm in get_args(ControlArm) if arm not in IMAGES_OF)
 TWO_STAGE, MIXED = "two_stage_msg_sagan", "classic+msg_sagan"
 
 

@@ -13,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from tasks.files import flattened, read_report
 from tasks.paths import IMBALANCE, METRICS, MODELS, RAW_DVC, REPORT, VERDICT
 from tasks.pictures import data_uri
-from tasks.provenance import raw_digest
+from tasks.tracking.provenance import raw_digest
 
 SAMPLES = MODELS / "msg_sagan/samples.png"
 SHOWN = {IMBALANCE, SAMPLES, VERDICT, METRICS, REPORT}

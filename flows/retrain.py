@@ -21,8 +21,8 @@ from tasks.errors import Unavailable, UserError
 from tasks.files import read_report, write_json
 from tasks.params import PARAMS_FILE, Ingest, load, needs_table
 from tasks.paths import CHALLENGE, DRIFT, RAW, RAW_DVC, VERDICT
-from tasks.provenance import raw_digest
 from tasks.registry import CHALLENGER
+from tasks.tracking.provenance import raw_digest
 
 PUSH_FAILED = "`dvc push` failed: run it again by hand, or let the next run do it."
 DELIVERED = Path(".xraysynth/delivered.json")  # source and labels of the last run that took films in

@@ -15,7 +15,7 @@ import typer
 
 from tasks import params as params_module
 from tasks.errors import UserError
-from tasks.params import SYNTHETIC_ARMS, GanName
+from tasks.params import IMAGES_OF, PHANTOM, SYNTHETIC_ARMS, GanName
 from tasks.paths import (
     CURATED,
     DOWNSTREAM,
@@ -219,6 +219,22 @@ def _model_folder(model: str) -> Iterator[tuple[Path, Path]]:
 
 
 @app.command()
+def phantom(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
+    """Draw simulated films as a control.
+
+    None are drawn unless an arm of the classifiers asks for them.
+    """
+    from tasks import phantom as stage
+    from tasks.imbalance import to_draw
+
+    sections, out = _params(params), SYNTHETIC / PHANTOM
+    wanted = any(IMAGES_OF.get(arm) == PHANTOM for arm in sections.classify.arms)
+    counts = to_draw(IMBALANCE) if wanted else {}
+    stage.run(curated, out, counts, sections.ingest, sections.phantom)
+    print(f"{sum(counts.values())} simulated films in {out}")
+
+
+@app.command()
 def quality(name: GanName, curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS_FILE) -> None:
     """Measure synthetic images against real ones.
 
@@ -241,7 +257,7 @@ def classify(curated: Curated = CURATED, params: ParamsFile = params_module.PARA
     """
     from tasks.classify import stage
 
-    folders = {name: SYNTHETIC / name for name in SYNTHETIC_ARMS}
+    folders = {name: SYNTHETIC / name for name in (*SYNTHETIC_ARMS, PHANTOM)}
     result = stage.run(curated, folders, IMBALANCE, DOWNSTREAM, PREDICTIONS, _params(params).classify)
     for arm, values in result["arms"].items():
         print(f"{arm}: AUPRC of rare classes {values[result['primary']]['mean']}, AUROC {values['auroc']['mean']}")

@@ -22,7 +22,8 @@ WITHOUT_TABLE = ("folder", "dicom_tag", "covid19_radiography", "kermany")  # lab
 Fit = Literal["pad", "crop", "stretch"]
 ExecutorName = Literal["processes", "dask"]
 GanName = Literal["msg_gan", "msg_sagan"]
-ControlArm = Literal["real", "class_weight", "duplicate", "classic", "two_stage_classic"]
+PhantomArm = Literal["classic+phantom", "two_stage_phantom"]
+ControlArm = Literal["real", "class_weight", "duplicate", "classic", "two_stage_classic", PhantomArm]
 TwoStageArm = Literal["two_stage_msg_gan", "two_stage_msg_sagan"]
 ClassicArm = Literal["classic+msg_gan", "classic+msg_sagan"]
 Arm = Literal[ControlArm, GanName, ClassicArm, TwoStageArm]
@@ -31,10 +32,15 @@ Loss = Literal["relativistic", "relativistic_average_hinge", "non_saturating", "
 SYNTHETIC_ARMS: tuple[str, ...] = get_args(GanName)  # named after the generator whose images they add
 CONTROL_ARMS: tuple[str, ...] = get_args(ControlArm)
 TWO_STAGE = "two_stage_"  # what arms are called that have a first stage of their own
-GENERATOR_OF = {  # of arms with synthetic images
-    arm: arm.removeprefix(TWO_STAGE).removeprefix("classic+")
-    for arm in (*SYNTHETIC_ARMS, *get_args(ClassicArm), *get_args(TwoStageArm))
-}
+PHANTOM = "phantom"  # the simulator, where it draws in place of a generator
+
+
+def _source(arm: str) -> str:
+    return arm.removeprefix(TWO_STAGE).removeprefix("classic+")
+
+
+GENERATOR_OF = {arm: _source(arm) for arm in (*SYNTHETIC_ARMS, *get_args(ClassicArm), *get_args(TwoStageArm))}
+IMAGES_OF = GENERATOR_OF | {arm: _source(arm) for arm in get_args(PhantomArm)}  # of all arms that add images
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -85,7 +91,7 @@ class Ingest(Section):
     label_tag: str = ""
     classes: Annotated[list[str], AfterValidator(_unique)] = []
     multi_label: Literal["leave_out", "first"] = "leave_out"
-    size: Annotated[Side, Field(ge=16, le=1024)] = 64
+    size: Annotated[Side, Field(ge=16, le=1024)] = 128
     fit: Fit = "pad"
     window: str = ""
     clahe_clip: Annotated[float, Field(ge=0)] = 0.0
@@ -127,11 +133,11 @@ class Models(Section):
 
 
 class Train(Section):
-    head_start: str = "none"
+    head_start: str = "phantom"
     width: Annotated[int, Field(ge=8, le=1024)] = 64
     phi: Literal["simple", "lin_cat", "cat_lin"] = "simple"
     minibatch_stddev: Literal["last", "every"] = "every"
-    kimg: Annotated[float, Field(gt=0)] = 6.0
+    kimg: Annotated[float, Field(ge=0)] = 0.0
     batch: Annotated[int, Field(ge=2)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 0.003
     loss: Loss = "relativistic_average_hinge"
@@ -164,6 +170,11 @@ class Train(Section):
         if self.augment_mirror and not (self.augment_probability or self.augment_target):
             raise ValueError("augment_mirror does nothing without augment_probability or augment_target above 0")
         return self
+
+
+class Phantom(Section):
+    of: dict[str, Literal["normal", "pneumonia", "effusion"]] = {}
+    seed: Seed = 0
 
 
 class Encoder(Section):
@@ -229,6 +240,7 @@ class Params(Section):
     imbalance: Imbalance = Imbalance()
     models: Models = Models()
     train: Train = Train()
+    phantom: Phantom = Phantom()
     encoder: Encoder = Encoder()
     synthesize: Synthesize = Synthesize()
     quality: Quality = Quality()

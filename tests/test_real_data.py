@@ -27,7 +27,8 @@ def part(name: str) -> Path:
 def test_kermany_is_curated_and_split_by_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = part("kermany224")
     monkeypatch.chdir(tmp_path)
-    counts = stage.run(source, source / "labels_imbalanced.csv", tmp_path / "curated", Ingest(max_quarantined=0.8))
+    params = Ingest(size=64, max_quarantined=0.8)
+    counts = stage.run(source, source / "labels_imbalanced.csv", tmp_path / "curated", params)
     assert counts["inputs"] == counts["curated"] + counts["quarantined"]
     assert counts["curated"] == 1474  # 1,341 normal and 134 viral, one of them twice
     assert counts["reasons"]["duplicate"] == 1

@@ -15,6 +15,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 ENTRIES = {
     "imbalance": "tasks/imbalance.py",
     "encoder": "tasks/quality/encoder.py",
+    "phantom": "tasks/phantom.py",
 }  # of the others: the wing's stage.py
 # How results are written, shown, tracked and checked changes none of them; params are tracked by value.
 WITHOUT_EFFECT = {
@@ -24,8 +25,8 @@ WITHOUT_EFFECT = {
     "tasks/train/card.py",  # no training is to be repeated for a word in the card
 }
 EDITS = {  # of one module, and the stages that it makes stale
-    "tasks/ingest/split.py": {"ingest"},
-    "tasks/ingest/films/resize.py": {"ingest"},
+    "tasks/ingest/split.py": {"ingest", "phantom"},
+    "tasks/ingest/films/resize.py": {"ingest", "phantom"},
     "tasks/imbalance.py": {"imbalance"},
     "tasks/train/stage.py": {"train@msg_gan", "train@msg_sagan"},
     "tasks/train/card.py": set(),
@@ -35,8 +36,8 @@ EDITS = {  # of one module, and the stages that it makes stale
     "tasks/classify/arms.py": {"classify"},
     "tasks/report/page.py": {"report"},
     "tasks/report/templates/style.css": {"report"},
-    "tasks/provenance.py": {"report"},
-    "tasks/simulate/thorax.py": set(),
+    "tasks/tracking/provenance.py": {"report"},
+    "tasks/simulate/thorax.py": {"phantom"},
     "tasks/registry/challenge.py": set(),
     "tasks/tracking/runs.py": set(),
     "tasks/files.py": set(),

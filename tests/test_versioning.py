@@ -19,10 +19,11 @@ from tests.services import s3_server
 OUTPUTS = ("data", "models", "reports")
 # section -> (a change, the stages that have to run because of it; all below them will follow)
 CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
-    "ingest": ({"seed": 7}, {"ingest"}),
+    "ingest": ({"seed": 7}, {"ingest", "phantom"}),
     "imbalance": ({"beta": 0.99}, {"imbalance"}),
     "train": ({"seed": 7}, {"train@msg_gan", "train@msg_sagan"}),
     "models": ({"msg_gan": {"attention_resolutions": [4]}}, {"train@msg_gan"}),
+    "phantom": ({"seed": 7}, {"phantom"}),
     "encoder": ({"steps": 6}, {"encoder"}),
     "synthesize": ({"truncation": 0.9}, {"synthesize@msg_gan", "synthesize@msg_sagan"}),
     "quality": ({"pairs": 11}, {"quality@msg_gan", "quality@msg_sagan"}),
@@ -73,7 +74,7 @@ def test_nor_does_a_second_flow(project: TinyProject) -> None:
     project.run("dvc", "repro")
     memory = project.path / ".prefect/prefect.db"
     before, start = memory.read_bytes(), sum(os.times()[2:4])
-    assert project.run("python", "-m", "flows.pipeline").stdout == "12 stages are up to date\n"
+    assert project.run("python", "-m", "flows.pipeline").stdout == "13 stages are up to date\n"
     assert sum(os.times()[2:4]) - start < 15  # about 3 s
     assert memory.read_bytes() == before
 

@@ -5,11 +5,12 @@ classifier, which the generator follows, would flatter it.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 
-from model.classifier import ClassifierConfig, logits, train_classifier
+from model.classifier import Classifier, ClassifierConfig, logits, train_classifier
 from model.training import augment
 from model.training.auxiliary import PROBABILITY
 
@@ -25,7 +26,8 @@ class Judge:
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, classes: int, steps: int, seed: int = 0) -> None:
         config = ClassifierConfig(steps=steps, learning_rate=LEARNING_RATE, seed=seed)
-        self.network = train_classifier(_batches(images, labels, classes, seed), classes, config).network
+        build = partial(Classifier, side=images.shape[1])
+        self.network = train_classifier(_batches(images, labels, classes, seed), classes, config, build=build).network
 
     def share(self, images: np.ndarray, label: int) -> float:
         """Of images uint8 (N, H, H) of one class, the part that it takes for that class."""

@@ -12,6 +12,8 @@
   as in `classic`; then as `classic` (the order of RoentGen-v2, arXiv 2508.16783)
 - `two_stage_classic`: the first cycle as `classic` too: without this control of the same length no gain of two stages
   can be read
+- `classic+phantom`, `two_stage_phantom`: the same with films of the simulator in place of a generator's images: what a
+  generator owes to its head start (`tasks.phantom`)
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +23,7 @@ import numpy as np
 
 from tasks.errors import UserError
 from tasks.image_set import ImageSet
-from tasks.params import GENERATOR_OF, TWO_STAGE, Balance, Classify
+from tasks.params import GENERATOR_OF, IMAGES_OF, PHANTOM, TWO_STAGE, Balance, Classify
 
 Augment = Callable[[np.ndarray], np.ndarray]
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
@@ -68,6 +70,11 @@ def generators(params: Classify) -> list[str]:
     return list(dict.fromkeys(GENERATOR_OF[arm] for arm in params.arms if arm in GENERATOR_OF))
 
 
+def added(params: Classify) -> list[str]:
+    """What some arm adds images of: generators, and the simulator where an arm asks for it."""
+    return list(dict.fromkeys(IMAGES_OF[arm] for arm in params.arms if arm in IMAGES_OF))
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """What one arm is trained on: images (N, H, W) uint8, labels (N,); the rows marked in `changed` are augmented.
@@ -97,9 +104,9 @@ def training_set(
 
     Raises UserError when synthetic images are missing.
     """
-    if arm in GENERATOR_OF and synthetic is None:
-        raise UserError(f"{arm} needs the synthetic images of {GENERATOR_OF[arm]}: run synthesize")
-    adds = arm in GENERATOR_OF and any(plan.values())
+    if arm in IMAGES_OF and synthetic is None:
+        raise UserError(f"{arm} needs the images of {IMAGES_OF[arm]}: run {_stage(arm)}")
+    adds = arm in IMAGES_OF and any(plan.values())
     if arm.startswith(TWO_STAGE):
         second = training_set("classic", real, None, plan, seed, ratio, fraction)
         return replace(second, first=_synthetic_alone(synthetic, real.classes, plan, ratio, arm) if adds else second)
@@ -153,9 +160,13 @@ def first_images(synthetic: ImageSet | None, label: str, count: int, arm: str) -
     pool = np.empty(0) if synthetic is None else synthetic.where(label=label).images
     if len(pool) < count:
         raise UserError(
-            f"{arm} has {len(pool)} synthetic images of {label!r}, the plan asks for {count}: run synthesize"
+            f"{arm} has {len(pool)} synthetic images of {label!r}, the plan asks for {count}: run {_stage(arm)}"
         )
     return pool[:count]
+
+
+def _stage(arm: str) -> str:
+    return PHANTOM if IMAGES_OF.get(arm) == PHANTOM else "synthesize"
 
 
 def keep_patients(train: ImageSet, rare: list[str], fraction: float, seed: int) -> ImageSet:

@@ -14,7 +14,7 @@ from tasks.image_set import class_numbers
 from tasks.params import CONTROL_ARMS, GENERATOR_OF, Classify
 
 PRIMARY = "rare_auprc"  # no class can be named so that auprc_CLASS collides with it
-ALWAYS_COMPARED = ("duplicate", "classic", "two_stage_classic", "real")
+ALWAYS_COMPARED = ("duplicate", "classic", "two_stage_classic", "classic+phantom", "two_stage_phantom", "real")
 CURVE_RESAMPLES = 500  # bands need fewer than the ends of an interval
 
 

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from tasks import image_set
-from tasks.classify.arms import Job, TrainingSet, first_images, generators, jobs, training_set
+from tasks.classify.arms import Job, TrainingSet, added, first_images, generators, jobs, training_set
 from tasks.classify.comparison import columns, compare
 from tasks.classify.confounds import confounds, leaked
 from tasks.classify.fidelity import ARM, fidelity
@@ -31,7 +31,7 @@ from tasks.classify.training import Outcome, Work, architecture, do, train_and_p
 from tasks.errors import UserError
 from tasks.files import write_json, written_whole
 from tasks.image_set import ImageSet
-from tasks.params import GENERATOR_OF, TWO_STAGE, Balance, Classify
+from tasks.params import IMAGES_OF, TWO_STAGE, Balance, Classify
 from tasks.progress import cores, side_by_side, track
 from tasks.tracking import runs
 
@@ -55,7 +55,7 @@ class Data:
 
     def of(self, job: Job) -> TrainingSet:
         """What the job is trained on."""
-        synthetic = self.synthetic.get(GENERATOR_OF.get(job.arm, ""))
+        synthetic = self.synthetic.get(IMAGES_OF.get(job.arm, ""))
         how = (job.seed, job.ratio, job.fraction, job.only, self.balance)
         return training_set(job.arm, self.real, synthetic, self.plan, *how)
 
@@ -81,7 +81,7 @@ def run(
         )
     architecture(params.network, real.images.shape[1])
     imbalance = json.loads(imbalance_report.read_text(encoding="utf-8"))
-    synthetic = {name: image_set.load(synthetic_folders[name]) for name in sorted(generators(params))}
+    synthetic = {name: image_set.load(synthetic_folders[name]) for name in sorted(added(params))}
     data = Data(real, synthetic, imbalance["plan"], params.balance)
     rare = list(imbalance["plan"]) or imbalance["rare"]  # a class without a plan gains nothing
     with runs.tracked("classify", params.model_dump(), real.digest, real.counts()) as tracked:
@@ -179,7 +179,9 @@ def held_out_images(job: Job, data: Data, params: Classify) -> tuple[np.ndarray,
 
 def _drawn(job: Job, data: Data, params: Classify) -> Mapping[str, ImageSet]:
     """The synthetic images, by generator, that the job is tested on."""
-    return data.synthetic if job.main and (job.arm == ARM or (params.tstr and job.arm == "real")) else {}
+    if not job.main or (job.arm != ARM and not (params.tstr and job.arm == "real")):
+        return {}
+    return {name: data.synthetic[name] for name in sorted(generators(params)) if name in data.synthetic}
 
 
 def _images_and_rows(
@@ -221,7 +223,7 @@ def made_by() -> str:
 def _fingerprint(job: Job, data: Data, params: Classify, code: str) -> str:
     """Of all that decides what a training predicts; `code` is that of `made_by`."""
     real = data.real.manifest[["image_id", "patient_id", "split", "label"]].to_csv(index=False)
-    synthetic = data.synthetic.get(GENERATOR_OF.get(job.arm, ""))
+    synthetic = data.synthetic.get(IMAGES_OF.get(job.arm, ""))
     tested = {name: drawn.digest for name, drawn in _drawn(job, data, params).items()}
     mixed = data.balance if synthetic else None
     facts = [

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def train_and_predict(
 def architecture(name: str, side: int) -> Callable[[int], nn.Module]:
     """What makes a network for a number of classes. Raises UserError where it cannot be had."""
     if name == "small":
-        return Classifier
+        return partial(Classifier, side=side)
     if side < 32:
         raise UserError(f"classify.network densenet121 halves the side five times; {side} pixels are too few")
     try:

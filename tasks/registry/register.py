@@ -16,7 +16,7 @@ from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, Schema
 
-from tasks import image_set, params, paths, provenance
+from tasks import image_set, params, paths
 from tasks.errors import UserError
 from tasks.files import read_report, write_json
 from tasks.imbalance import to_draw
@@ -25,7 +25,7 @@ from tasks.registry import CHALLENGER, versions
 from tasks.registry.data_summary import summarise
 from tasks.report.gates import Gate, gates
 from tasks.synthesize.generator import learnt_from, weights_digest
-from tasks.tracking import runs
+from tasks.tracking import provenance, runs
 from tasks.tracking.store import EXPERIMENT, experiment_id
 
 PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "safetensors", "torch")  # what the served model imports

@@ -18,6 +18,8 @@ ARMS = {  # colour and dashes
     "duplicate": (BLUE, "--"),
     "classic": (GREEN, "-."),
     "two_stage_classic": (GREEN, "--"),
+    "classic+phantom": (GREY, "-."),
+    "two_stage_phantom": (GREY, "--"),
     "msg_gan": (ORANGE, "-"),
     "msg_sagan": (RED, "-"),
     "classic+msg_gan": (ORANGE, "--"),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tasks import plots
 from tasks.errors import UserError
-from tasks.params import GENERATOR_OF, TWO_STAGE
+from tasks.params import IMAGES_OF, PHANTOM, TWO_STAGE
 from tasks.pictures import data_uri
 from tasks.report import figures
 
@@ -68,6 +68,7 @@ CONTROLS = {
     "duplicate": "the same, rare films repeated to the count of the plan",
     "classic": "the films of duplicate, changed afresh at each draw by classical augmentation",
     "two_stage_classic": "as classic, after a first stage that is classic too",
+    "two_stage_phantom": "as classic, after a first stage on simulated films alone, as many of every class",
 }
 DAMAGED = {  # the letter on the axis, and what it stands for
     "blurred": ("B", "blurred, 1 px"),
@@ -147,11 +148,12 @@ def arms(downstream: Mapping[str, Any], balance: str) -> dict[str, str]:
     """What each arm is trained on, in words."""
 
     def synthetic(arm: str) -> str:
-        name = GENERATOR_OF[arm]
+        name = IMAGES_OF[arm]
         if arm.startswith(TWO_STAGE):
             return f"as classic, after a first stage on images of {name} alone, as many of every class"
         changed = ", all changed as in classic" if arm.startswith("classic+") else ""
-        return f"{MIXED[balance]}, of {name}{changed}"
+        whose = "the simulator" if name == PHANTOM else name
+        return f"{MIXED[balance]}, of {whose}{changed}"
 
     return {arm: CONTROLS.get(arm) or synthetic(arm) for arm in downstream["arms"]}
 

@@ -10,14 +10,14 @@ import pandas as pd
 import yaml
 
 from model.gan import CONFIG
-from tasks import image_set, provenance
+from tasks import image_set
 from tasks.errors import UserError
 from tasks.files import write_json, written_whole
 from tasks.image_set import SPLITS, ImageSet
 from tasks.params import GENERATOR_OF, Params
 from tasks.report import charts, gallery, page
 from tasks.report.verdict import decide
-from tasks.tracking import runs
+from tasks.tracking import provenance, runs
 
 CALIBRATION = ("ece", "brier")
 MEASURES = ("auroc", "rare_auprc", "balanced_accuracy", "macro_f1", "sensitivity_at_90_specificity", *CALIBRATION)

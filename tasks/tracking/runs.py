@@ -16,10 +16,10 @@ from typing import Any
 
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_RUN_NOTE
 
-from tasks import provenance
 from tasks.errors import UserError
 from tasks.files import flattened
 from tasks.paths import home
+from tasks.tracking import provenance
 from tasks.tracking.addresses import without_credentials
 from tasks.tracking.spool import FOLDER, Record, Spool
 from tasks.tracking.store import EXPERIMENT, HASTE, Refused, Store, defaults, find_experiment, first_line, warn

@@ -34,6 +34,7 @@ from tasks.tracking import runs
 from tasks.train import card
 
 TICKS, LONGEST_TICK = 10, 20.0  # of a training, if none is then longer, in kimg
+KIMG = {True: 1.5, False: 6.0}  # with a head start and without, where params do not say how long
 CHECKPOINTS = Path(".xraysynth/checkpoints")
 ALARM = "alarm"  # tag of the run: why the guard ended the training
 NO_MEMORY = "can't allocate memory"  # says torch on a CPU, in a RuntimeError
@@ -49,8 +50,10 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
     """
     films = image_set.load(curated_folder)
     learnt = films.where(split="train")
-    network, config, ranks = _configured(name, films, params, model)
+    network = _network(name, films, params, model)
     head_start, beginning = _beginning(name, films.classes, params, network)
+    kimg = length(params, head_start is not None)
+    config, ranks = _configured(name, params, kimg)
     key = fingerprint(learnt.images, learnt.labels, network, config, head_start)
     checkpoints = CHECKPOINTS / f"{name}-{key}"
     data = learnt.images, learnt.labels
@@ -62,12 +65,13 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
             training()
         return pd.DataFrame()
 
-    print(f"{name}: begins with {beginning}", flush=True)
-    guard = _guard(name, curated_folder, learnt, params.kimg)
+    print(f"{name}: begins with {beginning}; {kimg:g} thousand images", flush=True)
+    guard = _guard(name, curated_folder, learnt, kimg)
     _make_room(name, checkpoints)
-    settings = {**params.model_dump(), **model.model_dump(), "head_start": Path(params.head_start).name}
+    resolved = {"kimg": kimg, "head_start": Path(params.head_start).name}
+    settings = params.model_dump() | model.model_dump() | resolved
     with runs.tracked(f"train@{name}", settings, films.digest, films.counts()) as tracked, written_whole(out) as folder:
-        report = _Report(name, params.kimg, films.classes, checkpoints / "samples", tracked)
+        report = _Report(name, kimg, films.classes, checkpoints / "samples", tracked)
         with _ended(name, checkpoints, tracked):
             generator = training(report.on_tick, guard=guard, on_resume=report.on_resume)
         shutil.copytree(report.samples, folder / "samples")
@@ -91,10 +95,14 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
     return table
 
 
-def _configured(name: str, films: ImageSet, params: Train, model: Model) -> tuple[NetworkConfig, TrainConfig, Ranks]:
-    """The shape of the networks, how they are trained, and this process among those of torchrun."""
+def length(params: Train, head_start: bool) -> float:
+    """In thousands of images: what `params.kimg` says, or enough for a training with a head start or without."""
+    return params.kimg or KIMG[head_start]
+
+
+def _network(name: str, films: ImageSet, params: Train, model: Model) -> NetworkConfig:
     try:
-        network = NetworkConfig(
+        return NetworkConfig(
             resolution=films.images.shape[1],
             width=params.width,
             classes=len(films.classes),
@@ -102,13 +110,20 @@ def _configured(name: str, films: ImageSet, params: Train, model: Model) -> tupl
             phi=params.phi,
             minibatch_stddev=params.minibatch_stddev,
         )
-        others = {"width", "phi", "minibatch_stddev", "head_start"}
-        config = TrainConfig(**params.model_dump(exclude=others), tick_kimg=min(params.kimg / TICKS, LONGEST_TICK))
+    except ValueError as error:
+        raise UserError(f"the params of {name} cannot be used: {error}") from None
+
+
+def _configured(name: str, params: Train, kimg: float) -> tuple[TrainConfig, Ranks]:
+    """How the networks are trained, and this process among those of torchrun."""
+    try:
+        others = {"width", "phi", "minibatch_stddev", "head_start", "kimg"}
+        config = TrainConfig(kimg, **params.model_dump(exclude=others), tick_kimg=min(kimg / TICKS, LONGEST_TICK))
         ranks = join(config.torch_device())
         ranks.check(config.batch)
     except ValueError as error:
         raise UserError(f"the params of {name} cannot be used: {error}") from None
-    return network, config, ranks
+    return config, ranks
 
 
 def _beginning(name: str, classes: list[str], params: Train, network: NetworkConfig) -> tuple[HeadStart | None, str]:

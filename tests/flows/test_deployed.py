@@ -120,7 +120,7 @@ def test_overrides_that_params_do_not_admit_end_it_before_anything_runs(house: D
     before = params(house)
     run = house.run("pipeline", overrides=["train.kimg=-1"])
     assert (run["state_type"], run["state"]["name"]) == ("FAILED", "BadInput")
-    assert "'train.kimg' should be greater than 0" in run["state"]["message"]
+    assert "'train.kimg' should be greater than or equal to 0" in run["state"]["message"]
     assert house.task_runs(run["id"]) == {}
     assert params(house) == before
 

@@ -28,8 +28,8 @@ from flows.retrain import retrain
 from tasks.errors import Unavailable, UserError
 from tasks.files import write_json
 from tasks.paths import CHALLENGE, RAW, RAW_DVC, VERDICT
-from tasks.provenance import raw_digest
 from tasks.registry import versions
+from tasks.tracking.provenance import raw_digest
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
@@ -116,7 +116,7 @@ class TestParams:
     @pytest.mark.parametrize(
         ("override", "said"),
         [
-            ("train.kimg=-1", "overrides: 'train.kimg' should be greater than 0, but is -1"),
+            ("train.kimg=-1", "overrides: 'train.kimg' should be greater than or equal to 0, but is -1"),
             ("train.kimgs=1", "kimgs"),
             ("train.kimg=[", "cannot be used"),
             ("models.msg_sagan.attention_resolutions=[128]", "is above ingest.size"),

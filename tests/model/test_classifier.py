@@ -5,12 +5,33 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model import classifier
-from model.classifier import TEMPERATURES, ClassifierConfig, calibrated_loss, logits, predict, train_classifier
+from model.classifier import (
+    TEMPERATURES,
+    Classifier,
+    ClassifierConfig,
+    calibrated_loss,
+    logits,
+    predict,
+    train_classifier,
+)
 
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
+
+
+@pytest.mark.parametrize("side", [16, 64, 128, 256])
+def test_larger_images_end_as_small_as_those_of_64_pixels_and_every_pixel_counts(side: int) -> None:
+    torch.manual_seed(0)
+    network = Classifier(2, side).eval()
+    last: list[Tensor] = []
+    network.blocks.register_forward_hook(lambda *found: last.append(found[2]))
+    image = torch.rand(1, 1, side, side, requires_grad=True)
+    network(image)[0, 0].backward()
+    assert last[0].shape[2:] == (min(side, 64) // 16,) * 2
+    assert image.grad is not None
+    assert (image.grad != 0).float().mean() > 0.9
 
 
 def bright_or_dark(contrast: float = 60) -> Batches:

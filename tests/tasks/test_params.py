@@ -31,7 +31,7 @@ def test_the_file_in_the_repository_says_every_key_and_its_default() -> None:
         ("ingest: {fit: fill}", ["'ingest.fit'", "'pad', 'crop' or 'stretch'"]),
         ("ingest: {split: {train: 0.9}}", ["'ingest.split'", "must be 1"]),
         ("models: {msg_gan: {width: 3}}", ["'models.msg_gan.width'", "attention_resolutions"]),
-        ("models: {msg_gan: {attention_resolutions: [128]}}", ["128 is above ingest.size (64)"]),
+        ("models: {msg_gan: {attention_resolutions: [256]}}", ["256 is above ingest.size (128)"]),
         ("classify: {arms: [real, magic]}", ["'classify.arms.1'", "msg_sagan", "'magic'"]),
         ("classify: {arms: [real, real]}", ["'classify.arms'", "twice"]),
         ("classify: {seeds: [0, 0]}", ["'classify.seeds'", "twice"]),

@@ -52,7 +52,7 @@ def prepare(folder: Path) -> Path:
 
 def run(params: Classify) -> dict[str, Any]:
     """The stage in the working folder."""
-    folders = {name: Path("data/synthetic") / name for name in ("msg_gan", "msg_sagan")}
+    folders = {name: Path("data/synthetic") / name for name in ("msg_gan", "msg_sagan", "phantom")}
     plan, out, predictions = (Path("reports") / name for name in ("imbalance.json", *OUTPUTS))
     return stage.run(Path("data/curated"), folders, plan, out, predictions, params)
 
@@ -321,6 +321,24 @@ def test_many_processes_say_what_one_says(tmp_path: Path, monkeypatch: pytest.Mo
     assert {found["first_stage"] for key, found in courses.items() if key[0].startswith("two_stage")} == {10}
     assert all(found["step"] > 10 for key, found in courses.items() if key[0] != "classic")
     assert courses["classic", 0]["losses"] != courses["two_stage_classic", 0]["losses"]
+
+
+def test_simulated_films_are_a_control_and_no_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(prepare(tmp_path))
+    arms: list[Arm] = ["duplicate", "classic", "classic+phantom", "classic+msg_gan"]
+    params = Classify(arms=arms, steps=10, max_cycles=1, batch=8, bootstrap=100, workers=1)
+    with pytest.raises(UserError, match="phantom"):
+        run(params)
+    write_set(tmp_path / "data/synthetic/phantom", 3)
+    result = run(params)
+    assert result["comparison"]["candidate"] == "classic+msg_gan"
+    assert set(result["comparison"]["differences"]) == {"classic+msg_gan"}
+    assert "classic+phantom" in result["comparison"]["differences"]["classic+msg_gan"]
+    assert set(result["fidelity"]) == {"msg_gan"}
+    first = result["arms"]["classic+phantom"]
+    shutil.rmtree(tmp_path / "data/synthetic/phantom")
+    write_set(tmp_path / "data/synthetic/phantom", 4)
+    assert run(params)["arms"]["classic+phantom"] != first
 
 
 def test_mlflow_gets_a_group_a_measure() -> None:

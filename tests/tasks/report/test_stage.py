@@ -17,13 +17,13 @@ import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from tasks import image_set, provenance
+from tasks import image_set
 from tasks.errors import UserError
 from tasks.files import flattened
 from tasks.params import Imbalance, Params
 from tasks.report import charts, gallery, page, stage, verdict
 from tasks.report.gates import ENDS
-from tasks.tracking import runs
+from tasks.tracking import provenance, runs
 from tests.tasks.results import ALARM, ARMS, GANS, write_results
 
 PARAMS = Params()

@@ -255,7 +255,7 @@ class TestWithoutAServer:
     def test_a_run_says_what_it_is_and_of_which_commit(
         self, uri: str, changed: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tasks.provenance.git_revision", lambda: "c" * 40 + changed)
+        monkeypatch.setattr("tasks.tracking.provenance.git_revision", lambda: "c" * 40 + changed)
         with tracking.tracked("stage", {}, DIGEST):
             pass
         tags = runs(uri, "stage")[0].data.tags
@@ -266,7 +266,7 @@ class TestWithoutAServer:
         )
 
     def test_outside_of_git_a_run_names_no_commit(self, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tasks.provenance.git_revision", lambda: "")
+        monkeypatch.setattr("tasks.tracking.provenance.git_revision", lambda: "")
         with tracking.tracked("stage", {}, DIGEST):
             pass
         tags = runs(uri, "stage")[0].data.tags

@@ -101,7 +101,7 @@ def test_a_training_goes_on_from_an_earlier_one_and_says_so(
     params = PARAMS.model_copy(update={"head_start": str(trained / "models"), "learning_rate": 1e-9})
     train_stage.run("msg_sagan", trained / "curated", tmp_path / "out", params, SAGAN)
     said = "100% of its weights from the head start models"
-    assert f"msg_sagan: begins with {said}\n" in capsys.readouterr().out
+    assert f"msg_sagan: begins with {said}; 0.04 thousand images\n" in capsys.readouterr().out
     assert f"began with {said}\n" in (tmp_path / "out/card.md").read_text()
     written = (tmp_path / "out/card.md").read_text() + (tmp_path / "out/config.json").read_text()
     assert str(trained) not in written  # no place of this machine goes with a generator
@@ -339,6 +339,13 @@ def test_ticks_are_never_far_apart(kimg: float, tick: float, place: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         train_stage.run("msg_gan", Path("curated"), Path("models/x"), PARAMS.model_copy(update={"kimg": kimg}), Model())
     assert seen == [pytest.approx(tick)]
+
+
+@pytest.mark.parametrize(("kimg", "head_start", "length"), [(0.0, True, 1.5), (0.0, False, 6.0), (2.0, True, 2.0)])
+def test_a_head_start_makes_a_training_shorter_unless_params_say_how_long(
+    kimg: float, head_start: bool, length: float
+) -> None:
+    assert train_stage.length(Train(kimg=kimg), head_start) == length
 
 
 def test_an_alarm_of_the_guard_is_said_and_in_history_card_and_run(
