@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ import torch
 from benchmarks.gan_quality import FORMER_NETWORKS, interval
 from benchmarks.tables import table
 from model.classifier import Classifier, ClassifierConfig, logits, train_classifier
-from model.gan.networks import NetworkConfig
+from model.gan.networks import Generator, NetworkConfig
 from model.gan.sampling import sample
 from model.gan.storage import load_generator, save_generator
 from model.head_start.transfer import HeadStart, packaged
@@ -57,48 +57,51 @@ PAIRS = 1000  # of MS-SSIM
 COLUMNS = 12  # of the picture of samples
 TRUNCATIONS = (1.0, 1.1, 1.2, 1.3, 1.4)
 ORACLE_STEPS = 2000
-VARIANTS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "MSG-GAN": {"attention_resolutions": []},
-    "head start": {"head_start": "msg_sagan"},
-    "head start, half as long": {"head_start": "msg_sagan", "kimg": 3.0},
-    "former default": FORMER_NETWORKS,
-    "without auxiliary classifier": {"auxiliary": 0.0},
-    "auxiliary 0.25": {"auxiliary": 0.25},
-    "auxiliary 1.5": {"auxiliary": 1.5},
-    "without wrong labels": {"mismatch": 0.0},
-    "class at the first layer alone": {"class_modulation": False},
-    "nearest upsampling": {"upsampling": "nearest"},
-    "without noise": {"noise": False},
+BASE: dict[str, Any] = {"kimg": 6.0, "attention_resolutions": [32], "resolution": 64}
+VARIANTS: dict[str, dict[str, Any]] = {  # of BASE
+    "default": {"head_start": "msg_sagan", "resolution": 128, "kimg": 1.5},
+    "MSG-GAN": {"head_start": "msg_gan", "resolution": 128, "kimg": 1.5, "attention_resolutions": []},
+    "random weights": {"resolution": 128},
+    "64 px, random weights": {},
+    "64 px, random weights, MSG-GAN": {"attention_resolutions": []},
+    "64 px, head start, long": {"head_start": "msg_sagan"},
+    "64 px, former default": FORMER_NETWORKS,
+    "64 px, without auxiliary classifier": {"auxiliary": 0.0},
+    "64 px, auxiliary 0.25": {"auxiliary": 0.25},
+    "64 px, auxiliary 1.5": {"auxiliary": 1.5},
+    "64 px, without wrong labels": {"mismatch": 0.0},
+    "64 px, class at the first layer alone": {"class_modulation": False},
+    "64 px, nearest upsampling": {"upsampling": "nearest"},
+    "64 px, without noise": {"noise": False},
 }
-BASE: dict[str, Any] = {"kimg": 6.0, "attention_resolutions": [32]}
 
 
 @cache
-def films(name: str) -> ImageSet:
-    """At 64 px: the default archive of `make run` ("archive"), films of 2,600 other patients ("others") or of 1,600
-    further ones ("fresh")."""
-    folder = WORK / name
+def films(name: str, side: int) -> ImageSet:
+    """The default archive of `make run` ("archive"), films of 2,600 other patients ("others") or of 1,600 further ones
+    ("fresh")."""
+    folder = WORK / f"{name}-{side}"
     if not folder.exists():
         patients, seed = {"archive": (480, 0), "others": (2600, 99), "fresh": (1600, 7)}[name]
         raw = WORK / f"{name}-raw"
         if not raw.exists():
             simulate(raw, patients, seed)
-        ingest.run(raw, raw / "labels.csv", folder, Ingest(size=64))
+        ingest.run(raw, raw / "labels.csv", folder, Ingest(size=side))
     return image_set.load(folder)
 
 
-def oracle() -> Classifier:
+def oracle(side: int) -> Classifier:
     """Trained on the train split of "others", classes repeated to the same size and augmented; made once."""
-    kept, others = WORK / "oracle.pt", films("others")
-    network = Classifier(len(others.classes))
+    kept, others = WORK / f"oracle-{side}.pt", films("others", side)
+    network = Classifier(len(others.classes), side)
     if not kept.exists():
         train_split, val = others.where(split="train"), others.where(split="val")
         counts = np.bincount(train_split.labels)
         plan = {label: int(counts.max() - n) for label, n in zip(others.classes, counts, strict=True)}
         stream = batches(training_set("classic", others, None, plan, seed=0), 32, seed=0)
         config = ClassifierConfig(steps=ORACLE_STEPS)
-        trained = train_classifier(stream, len(others.classes), config, None, (val.images, val.labels))
+        build = partial(Classifier, side=side)
+        trained = train_classifier(stream, len(others.classes), config, None, (val.images, val.labels), build)
         torch.save(trained.network.state_dict(), kept)
     network.load_state_dict(torch.load(kept, weights_only=True))
     return network.eval()
@@ -117,20 +120,15 @@ def configs(variant: str, seed: int) -> tuple[NetworkConfig, TrainConfig]:
     """Of one training."""
     named = BASE | VARIANTS[variant]
     of_network = {field.name for field in fields(NetworkConfig)} & named.keys()
-    network = NetworkConfig(64, classes=3, **{name: named[name] for name in of_network})
+    network = NetworkConfig(classes=3, **{name: named[name] for name in of_network})
     return network, TrainConfig(seed=seed, **{name: named[name] for name in named.keys() - of_network - {"head_start"}})
 
 
 def one(variant: str, seed: int) -> None:
     """Train once, judge, add a row."""
-    learnt = films("archive").where(split="train")
-    network, config = configs(variant, seed)
-    ticks: list[Tick] = []
-    guard = CollapseGuard(learnt.images, learnt.labels, learnt.classes, warm_up(config.kimg))
+    learnt = films("archive", configs(variant, seed)[0].resolution).where(split="train")
     start = time.process_time()
-    start_of = VARIANTS[variant].get("head_start")
-    head_start = HeadStart.load(packaged(start_of, network.resolution), learnt.classes) if start_of else None
-    generator = train(learnt.images, learnt.labels, network, config, ticks.append, head_start=head_start, guard=guard)
+    generator, alarm = learn(variant, seed, learnt)
     seconds = time.process_time() - start
     folder = WORK / f"{variant}-{seed}".replace(" ", "_")
     save_generator(folder, generator, learnt.classes)
@@ -141,7 +139,7 @@ def one(variant: str, seed: int) -> None:
         "seed": seed,
         "settings": settings(variant),
         "cpu_seconds": round(seconds),
-        "alarm": ticks[-1].alarm,
+        "alarm": alarm,
         "classes": judged(folder),
         "machine": f"{os.cpu_count()} cores of {platform.machine()}, torch {torch.__version__}",
     }
@@ -150,11 +148,23 @@ def one(variant: str, seed: int) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+def learn(variant: str, seed: int, learnt: ImageSet) -> tuple[Generator, str | None]:
+    """Train on all films of `learnt`; the generator, and the alarm of its guard."""
+    network, config = configs(variant, seed)
+    ticks: list[Tick] = []
+    guard = CollapseGuard(learnt.images, learnt.labels, learnt.classes, warm_up(config.kimg))
+    begun_with = VARIANTS[variant].get("head_start")
+    head_start = HeadStart.load(packaged(begun_with, network.resolution), learnt.classes) if begun_with else None
+    generator = train(learnt.images, learnt.labels, network, config, ticks.append, head_start=head_start, guard=guard)
+    return generator, ticks[-1].alarm
+
+
 def judged(folder: Path, truncation: float = 1.0) -> dict[str, dict[str, float]]:
     """By class: the share of images that the oracle recognises, and of real test films; the Fréchet distance in the
     guard's features and its floor, train against test films of other patients; MS-SSIM of pairs, and of real pairs."""
     generator, config = load_generator(folder)
-    network, others = oracle(), films("others")
+    side = generator.config.resolution
+    network, others = oracle(side), films("others", side)
     real = others.where(split="train")
     every = features(real.images)
     centre, spread = every.mean(0), every.std(0).clip(0.05)
@@ -186,7 +196,8 @@ def rows() -> list[dict[str, Any]]:
 
 def run(variants: list[str], seeds: int, jobs: int) -> None:
     """What is missing, seed by seed, `jobs` trainings at a time."""
-    oracle(), films("archive")  # made before they are needed twice
+    for side in {configs(variant, 0)[0].resolution for variant in variants}:
+        oracle(side), films("archive", side)  # made before they are needed twice
     there = {(row["variant"], row["seed"]) for row in rows()}
     missing = [(variant, seed) for seed in range(seeds) for variant in variants if (variant, seed) not in there]
     threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs, 1))}
@@ -221,7 +232,7 @@ def told() -> Iterator[tuple[str, ...]]:
 
     Of the default variant; with the spectra where nothing is changed. As many images as there are films.
     """
-    learnt, rng = films("archive").where(split="train"), np.random.default_rng(0)
+    learnt, rng = films("archive", configs("default", 0)[0].resolution).where(split="train"), np.random.default_rng(0)
     changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "as they are": lambda x: x,
         "noise of 5 grey levels added": lambda x: noise(x, rng, 5.0),
@@ -299,7 +310,7 @@ def main() -> None:
         "MS-SSIM above real",
     ]
     if options.command == "told":
-        print(table(["films and images", "seeds", *films("archive").classes], told()))
+        print(table(["films and images", "seeds", *films("archive", 64).classes], told()))
     elif options.command == "truncation":
         print(table(header, truncated()))
     else:

@@ -1,10 +1,11 @@
-"""Are copies of training films found? `python -m benchmarks.memorisation` plants some and prints a table.
+"""Are copies of training films found? `python -m benchmarks.memorisation [--side 256]` plants some and prints a table.
 
-Films of `XRAYSYNTH_TESTDATA` (by default ../shared/data), curated at 64 px and split by patient as the pipeline does.
-Thresholds come from the validation split; copies are of training films; false alarms are counted on the test split,
-which nothing has seen. One thread.
+Films of `XRAYSYNTH_TESTDATA` (by default ../shared/data), curated at 64 px or SIDE and split by patient as the pipeline
+does. Thresholds come from the validation split; copies are of training films; false alarms are counted on the test
+split, which nothing has seen. One thread.
 """
 
+import argparse
 import os
 import tempfile
 import time
@@ -64,12 +65,15 @@ def planted(kind: str, films: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Both sets, then the speed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=64)
+    side = parser.parse_args().side
     torch.set_num_threads(1)
     rows, everything = [], []
     with tempfile.TemporaryDirectory() as name:
         for title, folder in SETS.items():
             out = Path(name) / folder
-            stage.run(DATA / folder, DATA / folder / "labels.csv", out, Ingest(size=64, max_quarantined=0.9))
+            stage.run(DATA / folder, DATA / folder / "labels.csv", out, Ingest(size=side, max_quarantined=0.9))
             films = image_set.load(out)
             everything.append(films.images)
             rows += measured(title, *(films.where(split=split) for split in image_set.SPLITS))

@@ -27,15 +27,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.class_fidelity import WORK, configs, films
+from benchmarks.class_fidelity import WORK, configs, films, learn
+from benchmarks.class_fidelity import settings as of_generator
 from benchmarks.gan_quality import interval
 from benchmarks.tables import table
-from model.classifier import logits, predict
+from model.classifier import predict
 from model.gan.networks import Generator
 from model.gan.sampling import sample
 from model.gan.storage import load_generator, save_generator
-from model.training.guard import features
-from model.training.loop import train as train_generator
 from tasks.classify import training
 from tasks.classify.arms import training_set
 from tasks.classify.metrics import average_precision
@@ -45,9 +44,9 @@ from tasks.params import IMAGES_OF, Balance, Classify, ControlArm, Imbalance, Sy
 from tasks.progress import side_by_side, track
 
 ROWS = Path("benchmarks/results/utility.jsonl")
+SIDE = configs("default", 0)[0].resolution
 GENERATORS = 3  # of the default archive; seed k of a classifier learns from number k % GENERATORS
-POOL = 4  # times as many images are drawn as are selected
-ORACLE, DRAWN, SELECTED = "films of other patients", "msg_sagan", "msg_sagan, selected"
+ORACLE, DRAWN = "films of other patients", "msg_sagan"
 CONTROLS = tuple(arm for arm in get_args(ControlArm) if arm not in IMAGES_OF)
 TWO_STAGE, MIXED = "two_stage_msg_sagan", "classic+msg_sagan"
 
@@ -64,30 +63,28 @@ class Trial:
 
 
 def trials(rare: int, seeds: int) -> Iterator[Trial]:
-    """Seed by seed. Thinned archives have fewer arms: the best controls, and two stages."""
+    """Seed by seed. Thinned archives have fewer arms: the controls that decide, and mixing."""
     for seed in range(seeds):
-        for arm in CONTROLS if rare == 0 else ("classic", "two_stage_classic"):
+        for arm in CONTROLS if rare == 0 else ("duplicate", "classic"):
             yield Trial(rare, arm, seed)
         for images in (DRAWN, ORACLE):
-            yield Trial(rare, TWO_STAGE, seed, images)
+            yield Trial(rare, MIXED, seed, images)
             if rare == 0:
-                yield Trial(rare, MIXED, seed, images)
+                yield Trial(rare, TWO_STAGE, seed, images)
                 yield Trial(rare, MIXED, seed, images, "rare")
-        if rare == 0:
-            yield from (Trial(rare, arm, seed, SELECTED) for arm in (TWO_STAGE, MIXED))
 
 
 @cache
 def real(rare: int) -> ImageSet:
     """Train and validation films of the default archive, those of rare classes thinned; test films of others."""
-    archive = films("archive")
+    archive = films("archive", SIDE)
     kept = archive.keep((archive.manifest["split"] != "test").to_numpy())
     if rare:
         in_train = kept.manifest["split"] == "train"
         number = kept.manifest[in_train].groupby("label").cumcount()
         many = in_train & kept.manifest["label"].isin(plan(0)) & (number.reindex(kept.manifest.index) >= rare)
         kept = kept.keep(~many.to_numpy())
-    tested = films("others").where(split="test")
+    tested = films("others", SIDE).where(split="test")
     images = np.concatenate([kept.images, tested.images])
     manifest = pd.concat([kept.manifest, tested.manifest], ignore_index=True)
     return ImageSet(images, manifest, archive.classes, f"{rare}")
@@ -96,7 +93,7 @@ def real(rare: int) -> ImageSet:
 @cache
 def plan(rare: int) -> dict[str, int]:
     """As stage `imbalance` makes it of the archive."""
-    known = real(rare) if rare else films("archive")
+    known = real(rare) if rare else films("archive", SIDE)
     made: dict[str, int] = analyse(known.manifest, known.classes, Imbalance())["plan"]
     return made
 
@@ -106,19 +103,17 @@ def added(rare: int, images: str, seed: int) -> ImageSet:
     """Of every class as many as the plan asks of any."""
     count = max(plan(rare).values())
     if images == ORACLE:
-        pool = [films("others").keep((films("others").manifest["split"] != "test").to_numpy()), films("fresh")]
+        others = films("others", SIDE)
+        pool = [others.keep((others.manifest["split"] != "test").to_numpy()), films("fresh", SIDE)]
         of_class = {
             label: np.concatenate([some.where(label=label).images for some in pool]) for label in real(rare).classes
         }
     else:
         network, truncation = generator(rare, seed), Synthesize().truncation
-        many = POOL * count if images == SELECTED else count
         of_class = {
-            label: sample(network, k, many, seed=1 + seed, truncation=truncation)
+            label: sample(network, k, count, seed=1 + seed, truncation=truncation)
             for k, label in enumerate(real(rare).classes)
         }
-        if images == SELECTED:
-            of_class = selected(of_class, count, rare, seed)
     chosen = {label: np.random.default_rng(seed).permutation(some)[:count] for label, some in of_class.items()}
     labels = [label for label, some in chosen.items() for _ in some]
     manifest = pd.DataFrame({"image_id": [f"{k}" for k in range(len(labels))], "label": labels})
@@ -131,31 +126,8 @@ def generator(rare: int, seed: int) -> Generator:
     folder = WORK / (f"default-{number}" if rare == 0 else f"default-{number}-of-{rare}")
     if not folder.exists():
         learnt = real(rare).where(split="train")
-        network, config = configs("default", number)
-        save_generator(
-            folder, train_generator(learnt.images, learnt.labels, network, config, lambda _: None), learnt.classes
-        )
+        save_generator(folder, learn("default", number, learnt)[0], learnt.classes)
     return load_generator(folder)[0]
-
-
-def selected(pools: dict[str, np.ndarray], count: int, rare: int, seed: int) -> dict[str, np.ndarray]:
-    """Of each pool what a classifier of the real films takes for its class, and of that what lies farthest apart.
-
-    The greedy k-centre rule (Sener and Savarese, arXiv 1708.00489) in the features of the guard.
-    """
-    judge = training.train(training_set("classic", real(rare), None, plan(rare), 100 + seed), val(rare), Classify(), 0)
-    result = {}
-    for k, pool in enumerate(pools.values()):
-        known = pool[logits(judge.network, pool).argmax(1) == k]
-        places = features(known)
-        places = (places - places.mean(0)) / places.std(0).clip(0.05)
-        taken = [0]
-        distance = np.full(len(known), np.inf)
-        while len(taken) < min(count, len(known)):
-            distance = np.minimum(distance, ((places - places[taken[-1]]) ** 2).sum(1))
-            taken.append(int(distance.argmax()))
-        result[real(rare).classes[k]] = known[taken]
-    return result
 
 
 def val(rare: int) -> ImageSet:
@@ -187,9 +159,10 @@ def do(trial: Trial) -> dict[str, Any]:
 
 
 def settings() -> dict[str, Any]:
-    """Of the classifiers and the drawing."""
+    """Of the classifiers, the generators and the drawing."""
     counted = {"network", "steps", "patience", "max_cycles", "batch", "learning_rate"}
-    return Classify().model_dump(include=counted) | {"truncation": Synthesize().truncation}
+    of_drawing = {"truncation": Synthesize().truncation, "generator": of_generator("default")}
+    return Classify().model_dump(include=counted) | of_drawing
 
 
 def rows() -> list[dict[str, Any]]:
@@ -203,7 +176,7 @@ def run(rare: list[int], seeds: int, jobs: int) -> None:
     there = {tuple(row[name] for name in Trial.__dataclass_fields__) for row in rows()}
     missing = [trial for count in rare for trial in trials(count, seeds) if tuple(asdict(trial).values()) not in there]
     for name in ("archive", "others", "fresh"):
-        films(name)  # made before they are needed twice
+        films(name, SIDE)  # made before they are needed twice
     for row in track(side_by_side(do, missing, jobs), len(missing), "utility"):
         with ROWS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
