@@ -3,7 +3,7 @@
 python -m benchmarks.head_start films            5,993 simulated films of 4,800 patients, equally many of each class
 python -m benchmarks.head_start train NAME       msg_gan or msg_sagan, 128 px, then 64; resumed where interrupted
 python -m benchmarks.head_start export           all to model/head_start, with their card
-python -m benchmarks.head_start compare --sides 64 --seeds 3 --jobs 2     with it and without it, on real films
+python -m benchmarks.head_start compare --sides 128 --seeds 3 --jobs 2     with it and without it, on real films
 python -m benchmarks.head_start table
 
 The first three are exact: the same films, and on one machine the same weights. Their work lies in
@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,17 @@ PATIENTS, SEED = 4800, 1_000_000  # `xraysynth simulate` takes no seed so high: 
 KIMG = {128: 48.0, 64: 5.0}  # by side, in this order: a smaller one goes on from the one before
 ROWS = Path("benchmarks/results/head_start.jsonl")
 SETS: dict[str, dict[str, Any]] = {"NIH": NIH, "Kermany, 10 : 1": IMBALANCED}
-STARTS: dict[str, dict[str, Any]] = {  # what differs from TrainConfig
-    "random weights": {},
-    "head start": {},
-    "head start, learning rate 0.0015": {"learning_rate": 0.0015},
-    "head start, learning rate 0.0007": {"learning_rate": 0.0007},
-    "head start, averaged over more": {"ema_rampup": 0.2},
-    "head start, learning rate 0.0015, averaged over more": {"learning_rate": 0.0015, "ema_rampup": 0.2},
+STARTS: dict[str, dict[str, Any]] = {  # of TrainConfig
+    "random weights": {"kimg": 6.0},
+    "head start": {"kimg": 1.5},
+    "head start, learning rate 0.0015": {"kimg": 1.5, "learning_rate": 0.0015},
+    "random weights, as before": {"kimg": 3.0},
+    "head start, long": {"kimg": 3.0},
+    "head start, long, averaged over more": {"kimg": 3.0, "ema_rampup": 0.2},
+    "head start, long, learning rate 0.0015": {"kimg": 3.0, "learning_rate": 0.0015},
+    "head start, long, learning rate 0.0007": {"kimg": 3.0, "learning_rate": 0.0007},
 }
-LENGTHS = (1.0, 3.0)  # thousand images, after which the generator is judged
+MIDDLE = 1.0  # thousand images, after which the generator of a longer training is judged too
 ATTENTION: dict[str, tuple[int, ...]] = {"msg_gan": (), "msg_sagan": (32,)}
 
 
@@ -202,8 +205,8 @@ def one(films_name: str, side: int, start: str, seed: int) -> None:
     learnt = [real_films(study.films, label, side) for label in study.classes]
     images, labels = np.concatenate(learnt), np.repeat(np.arange(len(learnt)), [len(some) for some in learnt])
     network = NetworkConfig(side, classes=len(learnt), attention_resolutions=ATTENTION["msg_sagan"])
-    config = TrainConfig(kimg=max(LENGTHS), tick_kimg=LENGTHS[0], seed=seed, **STARTS[start])
-    begun = start != "random weights"
+    config = TrainConfig(tick_kimg=MIDDLE, seed=seed, **STARTS[start])
+    begun = not start.startswith("random weights")
     head_start = HeadStart.load(packaged("msg_sagan", side), study.classes) if begun else None
     guard = CollapseGuard(images, labels, study.classes, warm_up(config.kimg))
     scores: dict[str, dict[str, Any]] = {}
@@ -216,13 +219,13 @@ def one(films_name: str, side: int, start: str, seed: int) -> None:
             picture.write_bytes(picture_png(mosaic(fakes[:32], 8)))
 
     def on_tick(tick: Tick) -> None:
-        if any(abs(tick.kimg - length) < 1e-6 for length in LENGTHS[:-1]):
+        if abs(tick.kimg - MIDDLE) < 1e-6:
             score(tick.generator, tick.kimg)
 
     WORK.mkdir(parents=True, exist_ok=True)
     started = time.process_time()
     generator = train(images, labels, network, config, on_tick, head_start=head_start, guard=guard)
-    score(generator, LENGTHS[-1])
+    score(generator, config.kimg)
     row = {
         "films": films_name,
         "side": side,
@@ -261,24 +264,19 @@ def lines() -> Iterator[tuple[str, ...]]:
     """A line a set, class, size, length and start."""
     found = rows()
     for films_name, side in sorted({(row["films"], row["side"]) for row in found}):
-        for label in SETS[films_name]["judged"]:
-            for length in LENGTHS:
-                for start in STARTS:
-                    some = [
-                        row for row in found if (row["films"], row["side"], row["start"]) == (films_name, side, start)
-                    ]
-                    if not some:
-                        continue
-                    scores = [row["scores"][f"{length:g}"][label] for row in some]
-                    yield (
-                        f"{films_name}, {side} px",
-                        label,
-                        f"{length * 1000:g}",
-                        start,
-                        str(len(some)),
-                        f"{interval((s['frechet'] for s in scores), 0)} ({scores[0]['frechet_floor']:.0f})",
-                        f"{interval((s['ms_ssim'] for s in scores), 3)} ({scores[0]['ms_ssim_real']:.3f})",
-                    )
+        for label, start in product(SETS[films_name]["judged"], STARTS):
+            some = [row for row in found if (row["films"], row["side"], row["start"]) == (films_name, side, start)]
+            for length in some[0]["scores"] if some else ():
+                scores = [row["scores"][length][label] for row in some]
+                yield (
+                    f"{films_name}, {side} px",
+                    label,
+                    f"{float(length) * 1000:g}",
+                    start,
+                    str(len(some)),
+                    f"{interval((s['frechet'] for s in scores), 0)} ({scores[0]['frechet_floor']:.0f})",
+                    f"{interval((s['ms_ssim'] for s in scores), 3)} ({scores[0]['ms_ssim_real']:.3f})",
+                )
 
 
 def main() -> None:
@@ -288,10 +286,12 @@ def main() -> None:
     commands.add_parser("train").add_argument("name", choices=list(ATTENTION))
     commands.add_parser("export")
     several = commands.add_parser("compare")
-    several.add_argument("--sides", type=int, nargs="+", default=[64])
+    several.add_argument("--sides", type=int, nargs="+", default=[128])
     several.add_argument("--seeds", type=int, default=3)
     several.add_argument("--jobs", type=int, default=2)
-    several.add_argument("--starts", nargs="+", choices=list(STARTS), default=["random weights", "head start"])
+    several.add_argument(
+        "--starts", nargs="+", choices=list(STARTS), default=["random weights", "head start"], metavar="START"
+    )
     single = commands.add_parser("one")
     single.add_argument("films")
     single.add_argument("side", type=int)

@@ -27,7 +27,8 @@ def publish(outs: Collection[Path]) -> None:
     log = get_run_logger()
     made = {path for path in SHOWN if path.is_file() and not {path, *path.parents}.isdisjoint(outs)}
     verdict, metrics, imbalance = (read_report(path) if path in made else {} for path in (VERDICT, METRICS, IMBALANCE))
-    sentence = verdict.pop("sentence", "Measures and plan.")
+    headline = ". ".join([verdict.pop("headline", "Measures and plan"), *verdict.pop("lines", [])])
+    verdict.pop("sentence", "")
     classes = imbalance_rows(imbalance)
     if classes:
         ratio = imbalance.get("imbalance_ratio", "–")
@@ -36,7 +37,7 @@ def publish(outs: Collection[Path]) -> None:
     leaves = [(part, *leaf) for part in results for leaf in flattened(results[part])]
     rows = [{"of": of, "what": key, "value": value} for of, key, value in leaves if not isinstance(value, list)]
     if rows:
-        create_table_artifact(rows, key="results", description=plain(sentence))
+        create_table_artifact(rows, key="results", description=plain(headline))
     if SAMPLES in made:
         # Markdown, for an image artifact prints its URL in full below the picture; and there is no file server.
         text = f"![Synthetic radiographs]({data_uri(SAMPLES.read_bytes())})"
@@ -116,7 +117,9 @@ def story(
         "",
         "## Do synthetic images help here?",
         "",
-        plain(verdict.get("sentence", "No verdict.")),
+        f"**{plain(verdict.get('headline', 'No verdict'))}**",
+        "",
+        *(f"- {plain(line)}" for line in verdict.get("lines", ())),
         "",
         *(_comparison(challenge) if challenge else ()),
         "## And now",

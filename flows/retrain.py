@@ -199,7 +199,7 @@ def _judged(commands: Commands, new: int, margin: float, seeds: int, push: bool)
             instead = ["--instead-of", str(challenge["champion"] or 0)]
             _step("promote", ["xraysynth", "models", "promote", str(version), *instead], commands)
     else:
-        decision, reason = "nothing was registered", verdict.get("sentence", "There is no verdict.")
+        decision, reason = "nothing was registered", verdict.get("headline", "there is no verdict")
         NOTHING_TO_REGISTER.write_text(raw_digest(RAW_DVC), encoding="utf-8")
     pushed = _push(commands) if push else "not asked for"
     text = story(new, read_report(DRIFT), verdict, challenge, decision, pushed)

@@ -5,14 +5,13 @@ With validation images the best weights of all points that were looked at are ke
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIDE = 64  # pixels: what the narrow network is made for
+SIDE = 128  # pixels: larger images are halved first
 EVALUATIONS = 10  # points of a cycle at which validation is looked at, evenly spread, the last step among them
 TEMPERATURES = np.geomspace(0.1, 20, 107)  # 5 % apart
 
@@ -44,24 +43,33 @@ class ResidualBlock(nn.Module):
         return F.relu(self.norm_second(self.second(y)) + self.skip(x))
 
 
-def _halving(channels_in: int, channels_out: int) -> nn.Sequential:
-    convolution = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU())
+class Halving(nn.Module):
+    """(B, C, H, W) -> (B, DETAILS + 1, H/2, W/2): the first channel averaged, beside it what a convolution finds."""
+
+    DETAILS = 7
+
+    def __init__(self, channels_in: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels_in, self.DETAILS, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(self.DETAILS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([F.avg_pool2d(x[:, :1], 2), F.relu(self.norm(self.convolution(x)))], dim=1)
 
 
 class Classifier(nn.Module):
     """(B, 1, H, W) in [0, 1] -> logits (B, classes); H and W at least 16.
 
-    `side`: of the images it is for. Each doubling above SIDE has a narrow layer that halves them again, so that the
-    others look at as much of a chest as at SIDE, and an image costs little more than there.
+    `side`: of the images it is for. Each doubling above SIDE has a narrow layer that halves them again: the others see
+    the image as it is at SIDE, with its finer details beside it, and an image costs little more than there.
     """
 
     def __init__(self, classes: int, side: int = SIDE) -> None:
         super().__init__()
         doublings = max(side // SIDE, 1).bit_length() - 1
-        widths = [1, *[8] * doublings]
+        widths = [1, *[Halving.DETAILS + 1] * doublings]
         self.blocks = nn.Sequential(
-            *(_halving(*pair) for pair in pairwise(widths)),
+            *(Halving(width) for width in widths[:-1]),
             nn.Conv2d(widths[-1], 16, 3, stride=2, padding=1),
             ResidualBlock(16, 32),
             ResidualBlock(32, 64),

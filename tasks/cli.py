@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -279,7 +279,7 @@ def report(curated: Curated = CURATED, params: ParamsFile = params_module.PARAMS
         downstream=DOWNSTREAM,
     )
     outputs = stage.Outputs(REPORT, VERDICT, METRICS, MEASURES, REPORT_PLOTS)
-    print(stage.run(inputs, outputs, _params(params))["sentence"])
+    _print_verdict(stage.run(inputs, outputs, _params(params)))
 
 
 @app.command()
@@ -289,8 +289,16 @@ def verdict() -> None:
 
     if not VERDICT.exists():
         raise UserError(f"no {VERDICT} here; run `dvc repro` first")
-    print(json.loads(VERDICT.read_text(encoding="utf-8"))["sentence"])
+    _print_verdict(json.loads(VERDICT.read_text(encoding="utf-8")))
     print(f"Report: {REPORT.resolve()}")
+
+
+def _print_verdict(found: dict[str, Any]) -> None:
+    """The headline, its figures and what to do; the sentence in full is on the page."""
+    lines = [*found["lines"], *(f"-> {line}" for line in found["advice"])] if "headline" in found else []
+    print(
+        found.get("headline", found["sentence"]), *lines, sep="\n"
+    )  # one of an earlier version has the sentence alone
 
 
 @app.command()

@@ -49,7 +49,7 @@ TRAIN = {
     },
 }
 REPORT = {
-    "cmd": """printf '{"verdict": "no evidence", "sentence": "0.1 [of](x)", "pipeline": "%s"}' $XRAYSYNTH_PIPELINE_ID"""
+    "cmd": """printf '{"verdict": "no evidence", "headline": "0.1 [of](x)", "pipeline": "%s"}' $XRAYSYNTH_PIPELINE_ID"""
     " > reports/verdict.json",
     "deps": ["model-one", "model-two"],
     "outs": ["reports/verdict.json"],

@@ -99,7 +99,7 @@ class TestParams:
             project.keep_source(str(films), f"{films}/labels.csv")
             assert "kimg: 2.5" in (here / "params.yaml").read_text()
         params = yaml.safe_load((here / "params.yaml").read_text())
-        assert (params["ingest"]["source"], params["train"]["kimg"]) == (str(films), 6.0)
+        assert (params["ingest"]["source"], params["train"]["kimg"]) == (str(films), 0.0)
 
     @pytest.mark.parametrize(("source", "labels"), [("/nonexistent", None), (None, "nowhere.csv")])
     def test_films_or_a_table_that_are_not_there_change_nothing(
@@ -119,7 +119,7 @@ class TestParams:
             ("train.kimg=-1", "overrides: 'train.kimg' should be greater than or equal to 0, but is -1"),
             ("train.kimgs=1", "kimgs"),
             ("train.kimg=[", "cannot be used"),
-            ("models.msg_sagan.attention_resolutions=[128]", "is above ingest.size"),
+            ("models.msg_sagan.attention_resolutions=[256]", "is above ingest.size"),
         ],
     )
     def test_that_cannot_be_are_refused_and_nothing_is_changed(self, here: Path, override: str, said: str) -> None:
@@ -419,10 +419,10 @@ class TestARun:
         assert ["xraysynth", "models", "promote", "2", "--instead-of", "0"] in house.steps
 
     def test_where_no_class_is_rare_registers_nothing_says_so_and_is_done(self, house: House) -> None:
-        self.says({"verdict": "not needed", "sentence": "No class is rare enough."})
+        self.says({"verdict": "not needed", "headline": "No class is rare enough"})
         state = retrain(min_new_images=1, return_state=True)
         assert state.is_completed()
-        assert state.message == "nothing was registered: No class is rare enough."
+        assert state.message == "nothing was registered: No class is rare enough"
         assert house.did() == ["add", "drift", "push"]
         (story,) = house.stories
         assert story.startswith("# Nothing was registered\n")
@@ -464,7 +464,7 @@ class TestARun:
         assert house.did() == ["push"]
 
     def test_meets_a_registry_that_is_away(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.says({"verdict": "not needed", "sentence": "No."})
+        self.says({"verdict": "not needed", "headline": "No"})
         subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", "data/raw"], check=True)
 
         def away() -> None:
@@ -505,8 +505,16 @@ def test_the_story_escapes_what_comes_from_the_data() -> None:
         "reason": "Better. [x](http://x)",
     }
     drift = {"sentence": "Drift of <b>.", "warnings": ["![x](y)"]}
-    text = story(7, drift, {"sentence": "No evidence – so far."}, challenge, "version 2 was promoted", "done")
-    assert "No evidence – so far." in text  # markdown would show a backslash before the dash
+    text = story(
+        7,
+        drift,
+        {"headline": "No evidence – so far", "lines": ["On 12 – <i>."]},
+        challenge,
+        "version 2 was promoted",
+        "done",
+    )
+    assert "**No evidence – so far**" in text
+    assert "- On 12 – " in text  # markdown would show a backslash before the dash
     assert "<" not in text.replace(r"\<", "")
     assert "](" not in text
     assert "+0.100 (interval +0.050 to +0.150, margin 0)" in text
