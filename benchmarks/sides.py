@@ -4,8 +4,9 @@ python -m benchmarks.sides run --seeds 5 --jobs 2    what is missing, then the t
 python -m benchmarks.sides table
 
 The arm `classic` on real films, trained until validation says stop: NIH's with one in ten of the pneumonias, and
-Kermany's 10 : 1, as in docs/results.md. At each side the network of that side; at 128 px also one that halves the images
-first, as those of 256 px are. The test films are the same at every side. A row a training goes to benchmarks/results/sides.jsonl.
+Kermany's 10 : 1, as in docs/results.md. At each side the network of that side; at 128 px also one that halves the
+images first, as those of 256 px are. The test films are the same at every side. A row a training goes to
+benchmarks/results/sides.jsonl.
 """
 
 import argparse
