@@ -60,12 +60,13 @@ audit: .venv/.installed-dev
 	@python .ci/audit.py
 
 install: .venv/.installed
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml constraints.txt .dvc/plots/make_page.py .dvc/plots/page.template.html
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
 	|| { echo "error: Python 3.11 or 3.12 is needed; name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(PIP) pip==$(PIP_VERSION)
 	$(PIP) --editable .
+	$(BIN)/python .dvc/plots/make_page.py
 	@touch $@
 
 # What the tests, the linters and the audit need besides.

@@ -64,13 +64,16 @@ def imbalance_rows(imbalance: dict[str, Any]) -> list[dict[str, Any]]:
 
 def where_to_read_on(of_this_run: bool = True) -> str:
     """The report and the runs in MLflow, in markdown; of a tracking server its address, without what is secret."""
-    lines = ["- no report yet"]
+    page, lines = "", ["- no report yet"]
+    served = os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http")
+    if served:
+        from tasks.tracking.runs import artifact_page, runs_page  # MLflow is slow to import
+
+        page = artifact_page("report", REPORT.name) if of_this_run else ""
     if REPORT.is_file():
         whose = "" if of_this_run else f", of {_age(REPORT)}: this run did not make it"
-        lines = [f"- the report: `{REPORT}`, in the project's folder{whose}"]
-    if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
-        from tasks.tracking.runs import runs_page  # MLflow is slow to import
-
+        lines = [f"- {f'[the report]({page})' if page else 'the report'}: `{REPORT}`, in the project's folder{whose}"]
+    if served:
         lines.append(f"- [runs and models in MLflow]({runs_page()})")
     else:
         lines.append("- runs and models: `mlflow ui --backend-store-uri sqlite:///mlflow.db`, in the project's folder")

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import networkx as nx
+import yaml
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
@@ -49,6 +51,16 @@ def read_dag(targets: Iterable[str] = ()) -> Dag:
             changed = stage.addressing in stale or any(dag[name].changed for name in above)
             dag[stage.addressing] = Node(above, _slot(stage), tuple(str(out) for out in stage.outs), changed)
         return dag
+
+
+def names_menu(schema: dict[str, Any]) -> None:
+    """Add to the JSON schema of a stage's name those that dvc.yaml has, groups too; nothing outside of a project."""
+    if not Path("dvc.yaml").is_file():
+        return
+    names: list[str] = []
+    for name, stage in (yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8")) or {}).get("stages", {}).items():
+        names += [name, *(f"{name}@{item}" for item in stage.get("foreach", ()))]
+    schema["enum"] = names
 
 
 def _stale(repo: Repo) -> set[str]:

@@ -28,22 +28,31 @@ from pydantic import Field
 from flows import project
 from flows.artifacts import publish
 from flows.commands import Commands, repro
-from flows.dag import Dag, read_dag, share
+from flows.dag import Dag, names_menu, read_dag, share
 from flows.steps import BAD_INPUT, run_step
 from tasks.errors import UserError
 
 Runs = dict[str, PrefectFuture[Any]]
 CUDA_MAY_BE = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # without one there is no need to ask torch, for seconds
 Slots = Annotated[int, Field(ge=1)]
+Stage = Annotated[str, Field(json_schema_extra=names_menu)]
+LONGEST_NAME = 100
 
 
-@flow
+def _name() -> str:
+    """Of a run in Prefect's lists: what it does."""
+    parameters = flow_run.parameters
+    what = [*(parameters["stages"] or ["all stages"]), *(parameters["overrides"] or ())]
+    return ", ".join([*what, *(["by force"] if parameters["force"] else [])])[:LONGEST_NAME]
+
+
+@flow(flow_run_name=_name)
 def pipeline(
     source: str | None = None,
     labels: str | None = None,
     overrides: list[str] | None = None,
     keep: bool = False,
-    stages: list[str] | None = None,
+    stages: list[Stage] | None = None,
     force: bool = False,
     gpu_slots: Slots = 1,
     cpu_slots: Slots = 2,

@@ -172,13 +172,13 @@ def _write(file: Path, text: str) -> None:
 
 
 def _apply(file: Path, overrides: Sequence[str]) -> None:
-    try:
-        apply_overrides(file, list(overrides))
-    except DvcException as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(
-            f"the overrides cannot be used ({reason}); write section.key=value, as in params.yaml"
-        ) from None
+    for override in overrides:
+        try:
+            apply_overrides(file, [override if override.startswith(("+", "~")) else f"++{override}"])
+        except DvcException:
+            raise UserError(
+                f"the override {override!r} cannot be used; write section.key=value, as in params.yaml"
+            ) from None
 
 
 def _quoted(value: str) -> str:

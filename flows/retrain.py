@@ -1,6 +1,7 @@
 """The scheduled flow: new films in, a challenger out, which becomes the champion only if it is surely better."""
 
 import argparse
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -38,7 +39,7 @@ class StepFailed(Exception):
         self.name = state.name if state.name == BAD_INPUT else "Failed"
 
 
-@flow
+@flow(flow_run_name=lambda: f"films of {datetime.now(UTC):%Y-%m-%d}")
 def retrain(
     source: str | None = None,
     labels: str | None = None,

@@ -111,6 +111,7 @@ def serve() -> None:
     LOGS.mkdir(parents=True, exist_ok=True)
     env, services = _services()
     with _alone():
+        print(f"Starting {', '.join(service.name for service in services)} ...", flush=True)
         _watch(env, services)
 
 
@@ -271,10 +272,11 @@ def _stop(services: list[Service]) -> None:
 
 
 def addresses(env: Mapping[str, str]) -> str:
-    """Where Prefect is, and the runs in MLflow, without the passwords that may stand in there."""
-    prefect = without_credentials(env["PREFECT_API_URL"]).removesuffix("/api")
-    mlflow = tracking.runs_page(env["MLFLOW_TRACKING_URI"]) or without_credentials(env["MLFLOW_TRACKING_URI"])
-    return f"Prefect  {prefect}\nMLflow   {mlflow}"
+    """Where Prefect is, the runs in MLflow, and what a shell needs, without the passwords that may stand in there."""
+    api, store = (without_credentials(env[name]) for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"))
+    mlflow = tracking.runs_page(env["MLFLOW_TRACKING_URI"]) or store
+    shell = f"export PREFECT_API_URL={api} MLFLOW_TRACKING_URI={store}"
+    return f"Prefect  {api.removesuffix('/api')}\nMLflow   {mlflow}\nFor commands in another shell: {shell}"
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:

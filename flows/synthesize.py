@@ -30,7 +30,7 @@ Form = Literal["png", "dicom"]
 ENDINGS: dict[Form, str] = {"png": ".png", "dicom": ".dcm"}
 
 
-@flow
+@flow(flow_run_name="{count} {label}, {format}, seed {seed}")
 def synthesize(
     label: str,
     count: Annotated[int, Field(ge=1, le=100_000)] = 100,

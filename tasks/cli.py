@@ -213,7 +213,10 @@ def _model_folder(model: str) -> Iterator[tuple[Path, Path]]:
         from tasks.registry import versions
 
         with versions.generator(model) as folder:
-            yield folder, folder.parent / Path(versions.RECORD).name / DVC_LOCK.name
+            try:
+                yield folder, folder.parent / Path(versions.RECORD).name / DVC_LOCK.name
+            except UserError as error:
+                raise UserError(str(error).replace(str(folder), f"the {model}")) from None
     else:
         yield MODELS / model if model in SYNTHETIC_ARMS else Path(model), DVC_LOCK
 

@@ -38,12 +38,18 @@ class Served(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """See the class. Raises MlflowException, which a server answers with status 400, for what cannot be drawn."""
-        rows = [image for request in model_input.to_dict("records") for image in self._drawn(request)]
+        requests = [self._asked(request) for request in model_input.to_dict("records")]
+        if sum(count for _, count, _, _ in requests) > MOST:
+            raise MlflowException.invalid_parameter_value(f"count must be at most {MOST} in all rows of a request")
+        rows = [image for request in requests for image in self._drawn(*request)]
         return pd.DataFrame(rows, columns=["label", "number", "png"])
 
-    def _drawn(self, request: dict[Any, Any]) -> list[dict[str, Any]]:
+    def _asked(self, request: dict[Any, Any]) -> tuple[str, int, int, float]:
+        """Label, count, seed and truncation of a row, checked."""
         given = self.defaults | {name: value for name, value in request.items() if not pd.isna(value)}
         label, truncation = given.get("label"), float(given["truncation"])
+        if any(not isinstance(given[name], int | float) or given[name] % 1 for name in ("count", "seed")):
+            raise MlflowException.invalid_parameter_value("count and seed must be whole numbers")
         count, seed = int(given["count"]), int(given["seed"])
         if label not in self.classes:
             raise MlflowException.invalid_parameter_value(f"no class {label!r}; it has {', '.join(self.classes)}")
@@ -51,6 +57,9 @@ class Served(PythonModel):
             raise MlflowException.invalid_parameter_value(
                 f"count must be from 1 to {MOST}, seed 0 or more, truncation above 0 and at most {MAX_TRUNCATION:g}"
             )
+        return label, count, seed, truncation
+
+    def _drawn(self, label: str, count: int, seed: int, truncation: float) -> list[dict[str, Any]]:
         images = sample(self.generator, self.classes.index(label), count, seed, truncation)
         return [{"label": label, "number": number, "png": _png(image)} for number, image in enumerate(images)]
 

@@ -3,18 +3,19 @@
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Run
+import pandas as pd
+from mlflow.entities import LoggedModelOutput, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import AnyType
 
 from tasks import image_set, params, paths
 from tasks.errors import UserError
@@ -24,7 +25,7 @@ from tasks.params import GENERATOR_OF
 from tasks.registry import CHALLENGER, versions
 from tasks.registry.data_summary import summarise
 from tasks.report.gates import Gate, gates
-from tasks.synthesize.generator import learnt_from, weights_digest
+from tasks.synthesize.generator import learnt_from, read_generator, weights_digest
 from tasks.tracking import provenance, runs
 from tasks.tracking.store import EXPERIMENT, experiment_id
 
@@ -35,12 +36,13 @@ OUTSIDE = "(outside the project)"
 NOT_MEASURED = "not measured"
 LONGEST = 5000  # description that the store takes
 PICTURE = re.compile(r"!\[([^\]]*)\]\((?!\w+:)([^)]+)\)")  # by a file beside the card
+ANY = AnyType()  # of whole numbers: as integers MLflow would take 2.9 for 2, and refuse rows of which one has none
 SIGNATURE = ModelSignature(
     inputs=Schema(
         [
             ColSpec(DataType.string, "label"),
-            ColSpec(DataType.long, "count", required=False),
-            ColSpec(DataType.long, "seed", required=False),
+            ColSpec(ANY, "count", required=False),
+            ColSpec(ANY, "seed", required=False),
             ColSpec(DataType.double, "truncation", required=False),
         ]
     ),
@@ -79,7 +81,7 @@ def register(name: str) -> int:
         training = _training(client, name, weights)
         if training is not None:
             tags["pipeline_id"] = training.data.tags["pipeline_id"]
-        model_id = _log(client, name, staged, drawn["truncation"])
+        model_id = _log(client, name, staged, drawn["truncation"], training)
         _named(client)
         made = client.create_model_version(
             versions.NAME,
@@ -175,21 +177,29 @@ def _absolute(values: Any) -> Iterator[str]:
         yield values
 
 
-def _log(client: MlflowClient, name: str, staged: Path, truncation: float) -> str:
-    """Log the model, which draws with `truncation` unless it is told otherwise; returns its id."""
-    mlflow.set_experiment(experiment_id=experiment_id(client, runs.store_uri()))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature says it all
-        logged = mlflow.pyfunc.log_model(
-            name=name,
-            python_model=str(staged / "mlflow_model.py"),
-            code_paths=[str(staged / "model")],
-            artifacts={"generator": str(staged / "generator"), "record": str(staged / "record")},
-            signature=SIGNATURE,
-            model_config={"truncation": truncation},
-            pip_requirements=[f"{package}=={installed(package).partition('+')[0]}" for package in PACKAGES],
-        )
-    return str(logged.model_id)
+def _log(client: MlflowClient, name: str, staged: Path, truncation: float, training: Run | None) -> str:
+    """Log the model, which draws with `truncation` unless it is told otherwise, as made by `training`; returns its id.
+
+    Its example of a request asks for one image of a class.
+    """
+    experiment = experiment_id(client, runs.store_uri())
+    mlflow.set_experiment(experiment_id=experiment)
+    made_by = training.info.run_id if training is not None else None
+    model_id = str(client.create_logged_model(experiment, name, source_run_id=made_by).model_id)
+    label = read_generator(staged / "generator")[1]["classes"][0]
+    mlflow.pyfunc.log_model(
+        model_id=model_id,
+        python_model=str(staged / "mlflow_model.py"),
+        code_paths=[str(staged / "model")],
+        artifacts={"generator": str(staged / "generator"), "record": str(staged / "record")},
+        signature=SIGNATURE,
+        input_example=pd.DataFrame([{"label": label, "count": 1}]),
+        model_config={"truncation": truncation},
+        pip_requirements=[f"{package}=={installed(package).partition('+')[0]}" for package in PACKAGES],
+    )
+    if made_by:
+        client.log_outputs(made_by, [LoggedModelOutput(model_id, step=0)])
+    return model_id
 
 
 def _named(client: MlflowClient) -> None:

@@ -21,7 +21,7 @@ from tasks.errors import Unavailable, UserError
 from tasks.registry import ALIASES, CHALLENGER, CHAMPION, PREVIOUS
 from tasks.synthesize.generator import read_generator, weights_digest
 from tasks.tracking import runs
-from tasks.tracking.store import REFUSED, defaults, first_line
+from tasks.tracking.store import REFUSED, defaults, first_line, is_missing
 
 NAME = "xraysynth"
 # Of MLflow's own values a bar a file is noise in a log, and a dead server takes minutes.
@@ -56,7 +56,9 @@ def store() -> Iterator[MlflowClient]:
 
 
 def versions() -> list[Version]:
-    """All versions, the newest first."""
+    """All versions, the newest first; of a store that is not there yet none, and none is made."""
+    if is_missing(runs.store_uri()):
+        return []
     with store() as client:
         aliases = _aliases(client)
         found = client.search_model_versions(f"name='{NAME}'", max_results=1000)

@@ -21,8 +21,19 @@ from tasks.files import flattened
 from tasks.paths import home
 from tasks.tracking import provenance
 from tasks.tracking.addresses import without_credentials
+from tasks.tracking.machine import Machine
 from tasks.tracking.spool import FOLDER, Record, Spool
-from tasks.tracking.store import EXPERIMENT, HASTE, Refused, Store, defaults, find_experiment, first_line, warn
+from tasks.tracking.store import (
+    EXPERIMENT,
+    HASTE,
+    Refused,
+    Store,
+    defaults,
+    find_experiment,
+    find_run,
+    first_line,
+    warn,
+)
 
 # The first run of a store tells of every table that it makes; of a store that is down, tracebacks.
 for _name, _level in (("alembic", logging.WARNING), ("mlflow", logging.WARNING), ("mlflow.store.db", logging.CRITICAL)):
@@ -31,6 +42,7 @@ for _name, _level in (("alembic", logging.WARNING), ("mlflow", logging.WARNING),
 DEFAULT_STORE = Path("mlflow.db")
 PIPELINE_VARIABLE = "XRAYSYNTH_PIPELINE_ID"
 NOT_IN_NAMES = re.compile(r"[^\w.\- :/]")  # MLflow refuses a whole batch for one such name
+BATCH = 1000  # metrics that MLflow takes in one request
 AS_MACHINE_LEARNING = "?workflowType=machine_learning"  # of a page of MLflow: else it is one for language models
 
 __all__ = ["EXPERIMENT", "Run", "pipeline_id", "store_uri", "tracked"]
@@ -54,12 +66,18 @@ class Run:
         self.run_id, self.pipeline_id = "", str(spool.head["tags"]["pipeline_id"])
         self._store, self._spool = store, spool
         self._tried = self._refused = False
+        self._machine: Machine | None = None
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """Log numbers in one request, nested ones as `group/name.name`: MLflow shows a section a group."""
         flat = [(k, float(v)) for k, v in _grouped(values) if isinstance(v, int | float) and not isinstance(v, bool)]
         named = [(NOT_IN_NAMES.sub("_", name.replace("+", "_and_")), value) for name, value in flat]
         self._record({"kind": "metrics", "values": named, "step": step, "time": _now()})
+        self._system_metrics()
+
+    def watch_machine(self) -> None:
+        """Log what the machine does until the end of the run, each time with other records."""
+        self._machine = Machine()
 
     def links(self) -> dict[str, str]:
         """The pages of this execution's runs by stage, the newest of each; empty where no server shows them."""
@@ -83,6 +101,9 @@ class Run:
     def end(self, status: str, stopped: bool = False) -> None:
         """Close the run, or leave that to the next stage; a process that was told to stop waits for seconds only."""
         with defaults(HASTE) if stopped else nullcontext():
+            if self._machine:
+                self._machine.end()
+                self._system_metrics()
             self._record({"kind": "end", "status": status, "time": _now()})
             if self._spool.exists() and (stopped or not self._delivered(now=True)):
                 warn(f"records wait in {FOLDER} and are logged by the next stage that reaches MLflow")
@@ -124,6 +145,11 @@ class Run:
                     spool.remove()
             except Refused as error:
                 warn(f"MLflow refuses the run that waits in {spool.folder}: {error}")
+
+    def _system_metrics(self) -> None:
+        samples = self._machine.taken() if self._machine else []
+        for first in range(0, len(samples), BATCH):
+            self._record({"kind": "samples", "values": samples[first : first + BATCH]})
 
     def _record(self, record: Record, content: bytes = b"") -> None:
         """Send a record, after those that wait; keep it where that fails."""
@@ -184,6 +210,7 @@ def tracked(
         raise UserError(f"MLflow's store cannot be used ({error}); see MLFLOW_TRACKING_URI") from None
     Run.deliver_left(store)
     status, stopped = "FAILED", False
+    run.watch_machine()
     try:
         yield run
         status = "FINISHED"
@@ -228,3 +255,11 @@ def runs_page(uri: str | None = None) -> str:
     server = server_address(uri)
     experiment = find_experiment(uri) if server else None
     return server if experiment is None else f"{server}/#/experiments/{experiment}/runs{AS_MACHINE_LEARNING}"
+
+
+def artifact_page(stage: str, name: str) -> str:
+    """The page of an artifact of the newest run of a stage, like `runs_page`; "" where there is none."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    server = server_address(uri)
+    run = find_run(uri, f"tags.stage = '{stage}' and attributes.status = 'FINISHED'") if server else ""
+    return f"{server}/#/{run}/artifacts/{name}{AS_MACHINE_LEARNING}" if run else ""

@@ -31,6 +31,7 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}  # opens with its r
 LOCK_FILE = Path(".xraysynth/mlflow.lock")
 # MLflow's own defaults wait for minutes, each time. What the user has set wins.
 HTTP_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # the address as it is given, with a password in it
 HASTE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}  # of a process told to stop
 FIRST_USE_S = 60.0  # another stage may be making the tables of a new SQLite store
 LOCKED_S = 2.0  # a lock held for longer is not that of a stage that logs
@@ -63,7 +64,7 @@ class Store:
         if started < self._again_at and not now:
             return None
         try:
-            with defaults(HTTP_WAITS):
+            with defaults(HTTP_WAITS | QUIET):
                 _free(self.uri)
                 result = work(self._connected())
         except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
@@ -132,6 +133,8 @@ class Store:
             if kind == "metrics":
                 metrics = [Metric(name, value, record["time"], record["step"]) for name, value in record["values"]]
                 client.log_batch(run_id, metrics=metrics)
+            elif kind == "samples":
+                client.log_batch(run_id, metrics=[Metric(*sample) for sample in record["values"]])
             elif kind == "tag":
                 client.log_batch(run_id, tags=[RunTag(record["name"], record["value"])])
             elif kind == "artifact":
@@ -141,6 +144,7 @@ class Store:
                     client.log_artifact(run_id, str(path))
             else:
                 client.set_terminated(run_id, record["status"], record["time"])
+                _lengthen(client, run_id, record["time"])
             return True
 
         return self.attempt(work, now) is not None
@@ -165,6 +169,13 @@ class Store:
                 self._experiment = experiment_id(client, self.uri)
             self._client = client
         return self._client
+
+
+def _lengthen(client: MlflowClient, run_id: str, end: int) -> None:
+    """Let the run that this one is nested in last as long."""
+    parent = client.get_run(run_id).data.tags.get(MLFLOW_PARENT_RUN_ID)
+    if parent and (client.get_run(parent).info.end_time or 0) < end:
+        client.set_terminated(parent, end_time=end)
 
 
 def _dataset(digest: str, films: Mapping[str, Mapping[str, int]] | None) -> DatasetInput:
@@ -197,12 +208,27 @@ def find_experiment(uri: str) -> str | None:
     return str(found.experiment_id) if found else None
 
 
+def find_run(uri: str, wanted: str) -> str:
+    """The newest run on the server `uri` that `wanted` (MLflow's filter) describes, as `experiments/ID/runs/ID`.
+
+    "" where there is none, or no answer.
+    """
+    if (experiment := find_experiment(uri)) is None:
+        return ""
+    try:
+        with defaults(HTTP_WAITS):
+            found = MlflowClient(tracking_uri=uri).search_runs([experiment], wanted, max_results=1)
+    except (MlflowException, OSError):
+        return ""
+    return f"experiments/{experiment}/runs/{found[0].info.run_id}" if found else ""
+
+
 def artifacts_of(uri: str) -> str | None:
     """Where the project's experiment in the SQLite store `uri` keeps its artifacts; None where there is none yet.
 
     Raises Refused where the store cannot be read.
     """
-    if not Path(uri.removeprefix("sqlite:///")).is_file():
+    if is_missing(uri):
         return None
     try:
         _free(uri)
@@ -210,6 +236,11 @@ def artifacts_of(uri: str) -> str | None:
     except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
         raise Refused(first_line(error)) from None
     return str(found.artifact_location) if found else None
+
+
+def is_missing(uri: str) -> bool:
+    """Whether the store is a SQLite file that is not there yet: asking it anything would make it."""
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()
 
 
 def warn(sentence: str) -> None:

@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 
 from model.gan.networks import Generator
-from tests.conftest import TINY, Project, copy_project
+from tests.conftest import ROOT, TINY, Project, copy_project
 from tests.flows import films
 from tests.flows.deployed import Deployed, deployed, environment, wait
 
@@ -107,6 +107,9 @@ def test_the_deployments_are_as_written(house: Deployed) -> None:
     assert set(form) == {"source", "labels", "overrides", "keep", "stages", "force", "gpu_slots", "cpu_slots"}
     assert form["cpu_slots"]["minimum"] == 1
     assert "side by side" in form["gpu_slots"]["description"]
+    assert "train@msg_gan" in json.dumps(form["stages"])  # a menu
+    assert {tag for d in found.values() for tag in d["tags"]} == {"xraysynth", "on demand"}  # of runs by hand too
+    assert not any("Args:" in d["description"] or len(d["description"]) < 50 for d in found.values())
 
 
 def test_the_form_refuses_what_cannot_be(house: Deployed) -> None:
@@ -125,10 +128,21 @@ def test_overrides_that_params_do_not_admit_end_it_before_anything_runs(house: D
     assert params(house) == before
 
 
+def test_somebody_can_be_told_of_a_week_that_failed(house: Deployed) -> None:
+    automation = yaml.safe_load((ROOT / "deploy/automation.yaml").read_text())
+    house.api.post("/automations/", json=automation | {"actions": [{"type": "do-nothing"}]}).raise_for_status()
+    run = house.run("retrain", overrides=["train.kimgs=1"])
+    assert run["state"]["message"].startswith("overrides: unknown key 'train.kimgs'")
+    asked = {"filter": {"event": {"name": ["prefect.automation.triggered"]}}}
+    (told,) = wait(lambda: house.api.post("/events/filter", json=asked).json()["events"], "the automation", 120)
+    assert run["id"] in json.dumps(told)
+
+
 def test_pipeline_runs_the_stages_that_were_asked_for(house: Deployed) -> None:
     run = house.run("pipeline", stages=["imbalance"], overrides=["train.kimg=500"])
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert run["state"]["message"] == "3 stages are up to date"
+    assert run["name"] == "imbalance, train.kimg=500"
     assert set(house.task_runs(run["id"])) == {"data/raw.dvc", "ingest", "imbalance"}
     assert params(house)["train"]["kimg"] == KIMG  # the override was of that run
     assert "results" not in house.artifacts(run["id"])  # the verdict is of no run of these stages
@@ -179,6 +193,7 @@ def test_a_first_generator_that_mixes_classes_up_is_promoted_by_nobody_but_a_per
 def test_pipeline_runs_every_stage(house: Deployed, piped: dict[str, Any]) -> None:
     assert piped["state_type"] == "COMPLETED", piped["state"]["message"]
     assert piped["state"]["message"] == f"{len(STAGES)} stages are up to date"
+    assert piped["name"] == "all stages"
     runs = house.task_runs(piped["id"])
     assert {name: run["state_type"] for name, run in runs.items()} == dict.fromkeys(STAGES, "COMPLETED")
     assert runs["ingest"]["state"]["message"] == "nothing had changed"
@@ -228,6 +243,7 @@ def test_new_and_better_is_promoted(house: Deployed, delivery: Path, second_film
     assert versions(house) == {1: "previous", 2: "champion"}
     story = house.artifacts(run["id"])["retrain"]["data"]
     assert "20 new films were added" in story
+    assert re.fullmatch(r"films of \d{4}-\d\d-\d\d", run["name"])
     assert "xraysynth models rollback" in story
     assert house.project.json("status") == {}
     assert house.project.json("status", "--cloud") == {}  # all of it was pushed
@@ -250,6 +266,7 @@ def test_the_champion_draws_images_on_demand(house: Deployed) -> None:
     """The champion and not the newest version: no two generators draw the same."""
     run = house.run("synthesize", label="rare", count=12, format="png", seed=3)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert run["name"] == "12 rare, png, seed 3"
     (archive,) = (house.project.path / "exports").glob("*.zip")
     champion = cast(Generator, SimpleNamespace(config=SimpleNamespace(width=films.LEARNT_MIXED_UP)))
     (planted,) = films.batches(champion, label=2, count=24, seed=3)

@@ -153,7 +153,9 @@ def serving(make_project: Callable[..., Path], environment: dict[str, str]) -> I
 
 def test_it_says_where_things_are_and_they_answer(serving: Serving) -> None:
     said, runs = serving.said(), f"{serving.mlflow}/#/experiments/1/runs?workflowType=machine_learning"
+    assert said.startswith("Starting prefect, mlflow, worker ...\n")
     assert f"Prefect  {serving.prefect}\nMLflow   {runs}\n" in said
+    assert f"export PREFECT_API_URL={serving.prefect}/api MLFLOW_TRACKING_URI={serving.mlflow}\n" in said
     assert serving.api("/work_pools/xraysynth")["type"] == "process"
     names = {found["name"] for found in serving.api("/deployments/filter", {})}
     assert names == {"pipeline", "retrain", "synthesize"}
@@ -211,7 +213,8 @@ def test_an_experiment_whose_artifacts_go_elsewhere_is_left_to_the_server(tmp_pa
 def test_no_password_is_printed() -> None:
     mlflow = "http://a:secret@127.0.0.1:1"  # nothing listens there, so there is no page to name
     said = addresses({"PREFECT_API_URL": "http://a:secret@b:4200/api", "MLFLOW_TRACKING_URI": mlflow})
-    assert said == "Prefect  http://b:4200\nMLflow   http://127.0.0.1:1"
+    assert said.startswith("Prefect  http://b:4200\nMLflow   http://127.0.0.1:1\n")
+    assert said.endswith("export PREFECT_API_URL=http://b:4200/api MLFLOW_TRACKING_URI=http://127.0.0.1:1")
     assert addresses({"PREFECT_API_URL": "http://b/api", "MLFLOW_TRACKING_URI": "sqlite:///a.db"}).endswith("///a.db")
 
 

@@ -93,6 +93,12 @@ def test_help_says_the_defaults_and_no_line_is_cut(command: tuple[str, ...]) -> 
         assert f"[default: {default}" in " ".join(said.split())
 
 
+def test_a_look_at_the_registry_makes_none(tmp_path: Path) -> None:
+    assert xraysynth(tmp_path, "models", "list").stdout.startswith("no version is registered")
+    assert "no challenger is in the registry" in xraysynth(tmp_path, "models", "promote").stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_version_is_printed() -> None:
     assert CliRunner().invoke(cli.app, ["--version"]).output == f"xraysynth {version('xraysynth')}\n"
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 from PIL import Image
@@ -130,17 +131,28 @@ def test_a_request_for_images_is_answered_with_pngs(project: Path) -> None:
             ]
             np.testing.assert_array_equal(images(answer), expected(request))
         assert len(ask(address, [{"label": "rare"}])) == 1
-        assert [row["label"] for row in ask(address, [{"label": "rare"}, {"label": "normal"}])] == ["rare", "normal"]
-        for wrong, words in (
-            ({"label": "../../etc"}, "it has normal, rare"),
-            ({"label": "rare", "count": 1_000_000}, "count must be from 1 to 1000"),
-            ({"label": "rare", "truncation": 0.0}, "truncation above 0"),
-            ({"label": "rare", "truncation": MAX_TRUNCATION * 1.01}, f"at most {MAX_TRUNCATION:g}"),
-            ({"label": "rare", "seed": -1}, "seed 0 or more"),
-            ({"count": 1}, "label"),
-        ):
+        example = mlflow.pyfunc.load_model("models:/xraysynth@champion").input_example
+        assert example.to_dict("records") == [{"label": "normal", "count": 1}]
+        assert len(ask(address, example.to_dict("records"))) == 1
+        assert [row["label"] for row in ask(address, [{"label": "rare", "count": 1}, {"label": "normal"}])] == [
+            "rare",
+            "normal",
+        ]
+        refusals: list[tuple[list[dict[str, Any]], str]] = [
+            ([{"label": "../../etc"}], "it has normal, rare"),
+            ([{"label": "rare", "count": 1_000_000}], "count must be from 1 to 1000"),
+            ([{"label": "rare", "truncation": 0.0}], "truncation above 0"),
+            ([{"label": "rare", "truncation": MAX_TRUNCATION * 1.01}], f"at most {MAX_TRUNCATION:g}"),
+            ([{"label": "rare", "seed": -1}], "seed 0 or more"),
+            ([{"label": "rare", "count": 2.9}], "whole numbers"),
+            ([{"label": "rare", "count": "two"}], "whole numbers"),
+            ([{"count": 1}], "label"),
+            ([{"label": "rare", "count": 600}] * 2, "at most 1000 in all rows"),
+            ([{"label": "rare", "count": 2.9}, {"label": "rare"}], "whole numbers"),
+        ]
+        for wrong, words in refusals:
             with pytest.raises(urllib.error.HTTPError) as refused:
-                ask(address, [wrong])
+                ask(address, wrong)
             assert refused.value.code == 400
             assert words in refused.value.read().decode()
 

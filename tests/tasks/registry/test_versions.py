@@ -219,7 +219,11 @@ def test_a_version_names_the_run_that_trained_its_weights(register: Register, mo
     assert entry.register("msg_gan") == 1
     with versions.store() as client:
         found = client.get_model_version(versions.NAME, "1")
-    assert found.run_id == ids["train@msg_gan"]
+        training = client.get_run(ids["train@msg_gan"])
+        model = client.get_logged_model(str(found.source).rpartition("/")[2])
+    assert found.run_id == model.source_run_id == ids["train@msg_gan"]
+    assert training.outputs is not None
+    assert [output.model_id for output in training.outputs.model_outputs] == [model.model_id]
     assert found.tags["pipeline_id"] == "its-execution"
     assert entry.register("msg_gan") == 1
 
@@ -288,6 +292,8 @@ def test_synthesize_draws_from_the_champion(register: Register, tmp_path: Path) 
     assert "no champion is in the registry" in run("synthesize", "champion", "out", "--label", "rare")
     register(1)
     versions.promote()
+    refused = run("synthesize", "champion", "out", "--label", "nothing")
+    assert refused == "error: the champion has no class 'nothing'; it has normal, rare"
     register(2)
     for alias, seed in ((CHAMPION, 1), (CHALLENGER, 2)):
         run("synthesize", alias, f"out/{alias}", "--label", "rare", "--count", "2", "--format", "png")

@@ -1,14 +1,16 @@
 """What MLflow remembers when it was down, locked, slow or in doubt, with a real server and a real SQLite file."""
 
+import io
 import json
 import os
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +118,11 @@ class TestAServerThatGoesAndComesBack:
                     run.metrics({"loss": 0.125}, step=2)
                     assert len(history(uri, runs(uri, "stage")[0], "loss")) == 3  # already, in the same stage
                 assert spool.waiting_runs() == 1
-                with tracking.tracked("next", {}, DIGEST):  # brings the training
+                said = io.StringIO()
+                patch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", "//user:secret@"))
+                with redirect_stdout(said), tracking.tracked("next", {}, DIGEST):  # brings the training
                     pass
+                assert said.getvalue() == ""  # MLflow's own link holds the password
                 yield uri
 
     def test_there_is_one_run_with_all_its_records_once(self, uri: str, tmp_path: Path) -> None:
@@ -136,6 +141,7 @@ class TestAServerThatGoesAndComesBack:
         logged = history(uri, run, "loss_generator")
         assert [value for _, value in logged] == pytest.approx(table["loss_generator"].tolist(), rel=1e-5)
         assert len({step for step, _ in logged}) == len(table)
+        assert history(uri, run, "system/cpu_utilization_percentage")
         assert run.info.end_time > run.info.start_time
         assert {a.path for a in MlflowClient(uri).list_artifacts(run.info.run_id)} >= {"samples.png", "card.md"}
 
@@ -245,10 +251,46 @@ class TestWithoutAServer:
     def test_metrics_are_grouped_and_an_arm_has_one_spelling(self, uri: str) -> None:
         with tracking.tracked("stage", {}, DIGEST) as run:
             run.metrics({"loss": 1.0, "auroc": {"classic+msg_gan": 0.5, "real": {"low": 0.25}}})
-        assert runs(uri, "stage")[0].data.metrics == {
+        logged = runs(uri, "stage")[0].data.metrics
+        assert {name: value for name, value in logged.items() if not name.startswith("system/")} == {
             "loss": 1.0,
             "auroc/classic_and_msg_gan": 0.5,
             "auroc/real.low": 0.25,
+        }
+
+    def test_a_run_shows_what_the_machine_did_and_not_which_it_is(
+        self, uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.01")
+        with tracking.tracked("stage", {}, DIGEST) as run:
+            until = time.monotonic() + 60
+            while len(history(uri, runs(uri, "stage")[0], "system/cpu_utilization_percentage")) < 2:
+                assert time.monotonic() < until
+                run.metrics({"loss": 1.0})
+                time.sleep(0.02)
+        (found,) = runs(uri, "stage")
+        steps = [step for step, _ in history(uri, found, "system/system_memory_usage_megabytes")]
+        assert steps == sorted(set(steps))
+        assert not any(socket.gethostname() in name for name in found.data.metrics)
+        assert not [thread for thread in threading.enumerate() if thread.name == "machine"]
+
+    def test_of_the_machine_nothing_is_logged_where_mlflow_is_told_so(
+        self, uri: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+        with tracking.tracked("stage", {}, DIGEST) as run:
+            run.metrics({"loss": 1.0})
+        assert runs(uri, "stage")[0].data.metrics == {"loss": 1.0}
+
+    def test_what_a_machine_cannot_count_is_left_out(self, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("psutil.net_io_counters", lambda: None)  # as in a sandbox without interfaces
+        monkeypatch.setattr("psutil.disk_usage", _down)
+        with tracking.tracked("stage", {}, DIGEST):
+            pass
+        assert set(runs(uri, "stage")[0].data.metrics) == {
+            "system/cpu_utilization_percentage",
+            "system/system_memory_usage_megabytes",
+            "system/system_memory_usage_percentage",
         }
 
     @pytest.mark.parametrize("changed", ["", ", with changes that are not committed"])
@@ -287,6 +329,7 @@ class TestWithoutAServer:
         assert parent.data.tags["pipeline"] == "p1"
         assert parent.info.run_name.startswith("pipeline 20")
         assert parent.info.status == "FINISHED"
+        assert parent.info.end_time == runs(uri, "next")[0].info.end_time  # it lasts as long as its stages
 
     def test_two_stages_that_begin_at_once_have_one_parent(self, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Both look before either has made it."""
