@@ -92,7 +92,7 @@ def _looked_at(decoded: decode.Decoded | decode.Quarantined) -> tuple[str, str, 
         trouble = decoded.refusal[1]
     if outcome == "taken" and (decoded.image is None or decoded.image.shape != (SIZE, SIZE)):
         trouble = "no image of the size that was asked for"
-    names = [pseudonym(KEY, "patient_id", decoded.patient), pseudonym(KEY, "instance_id", decoded.instance)]
+    names = [pseudonym(KEY, f"{kind}_id", value) for kind, value in decoded.ids.items()]
     return outcome, trouble, json.dumps([decoded.refusal, names, decoded.facts])
 
 

@@ -4,6 +4,7 @@ Nothing else of a header leaves this module and `display`.
 """
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import pydicom
@@ -23,6 +24,13 @@ OTHER_PARTS = {
     *("ELBOW", "EXTREMITY", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW", "KNEE"),
     *("LEG", "LSPINE", "LUMBARSPINE", "MAXILLA", "NECK", "PATELLA", "PELVIS", "SACRUM", "SCAPULA", "SHOULDER"),
     *("SINUS", "SKULL", "SPINE", "THIGH", "TIBIA", "TIBIAFIBULA", "TOE", "TSPINE", "THORACICSPINE", "ULNA", "WRIST"),
+}
+IDENTIFIERS = {  # by the kinds that labels know
+    "patient": "PatientID",
+    "instance": "SOPInstanceUID",
+    "series": "SeriesInstanceUID",
+    "study": "StudyInstanceUID",
+    "accession": "AccessionNumber",
 }
 ANIMALS = ("CANINE", "FELINE", "EQUINE", "BOVINE", "VETERINAR")
 ASPECTS = (0.25, 4.0)  # of a pixel's height to its width; outside the spacing is an error of the header
@@ -88,11 +96,23 @@ def pixel_aspect(header: pydicom.Dataset) -> float:
     return 1.0
 
 
+def identifiers(header: pydicom.Dataset) -> dict[str, str]:
+    """By the kinds of IDENTIFIERS those that the header has; of a header too damaged to give one, the others."""
+    found = {}
+    for kind, keyword in IDENTIFIERS.items():
+        with suppress(Exception):  # values can be damaged in as many ways as there are values
+            found[kind] = said(header.get(keyword))
+    return {kind: value for kind, value in found.items() if value}
+
+
 def label_of(header: pydicom.Dataset, reading: Reading) -> str:
-    """The element's values that are classes, with a backslash between them; its other text stays here."""
+    """The element's values that are classes, in whatever capitals, with a backslash between them; its other text stays
+    here.
+    """
     elements = all_of(header.get(reading.label_tag)) if reading.label_tag else []
     values = (part.strip() for element in elements for part in re.split(r"[\\|;]", said(element)))
-    return "\\".join(value for value in values if value in reading.label_values)
+    classes = {name.casefold() for name in reading.label_values}
+    return "\\".join(value for value in values if value.casefold() in classes)
 
 
 def safe_facts(header: pydicom.Dataset) -> dict[str, Any]:
