@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from tasks.ingest.films.codecs import stored_values
 from tasks.ingest.films.display import display_table, look_up
 from tasks.ingest.films.film import Film, Reading, Refused
-from tasks.ingest.films.header import check_header, identifiers, label_of, pixel_aspect, safe_facts
+from tasks.ingest.films.header import check_header, identifiers, label_of, pixel_aspect, safe_facts, turn
 
 # pydicom quotes the offending value when it warns, which can be a name: neither its log nor its checks are wanted.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
@@ -111,4 +111,5 @@ def _film(header: pydicom.Dataset, reading: Reading) -> Film:
         ids=identifiers(header),
         label=label_of(header, reading),
         facts={**safe_facts(header), "display": display},
+        turn=turn(header),
     )

@@ -72,6 +72,7 @@ class Film:
     ids: dict[str, str] = field(default_factory=dict)
     label: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    turn: tuple[bool, bool, bool] = (False, False, False)  # as `header.turn`, still to be done
 
 
 Box = tuple[float, float, float, float]
