@@ -21,6 +21,7 @@ Pseudonym = Callable[[str, str], str]  # of (kind, identifier)
 NO_FILM = "no_film"  # beside the reasons of the quarantine: an entry of the table whose film is not there
 ONE_PATIENT = 0.5  # share of the films above which a PatientID is taken for that of an archive that was anonymised
 MANY = 40  # films from which shares tell something
+NEARLY = 0.9  # of the films, from which all of them have what a class could be told by
 FAR_OFF = 0.05  # of the share of films that a split was to have
 
 
@@ -34,11 +35,15 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class Settled:
-    """`taken`: films with their paths. `refused`: a row for each of the others. `borne`: films by finding."""
+    """`taken`: films with their paths. `refused`: a row for each of the others. `borne`: films by finding.
+
+    `forms`: the films taken by class and by what they came as and how they are shown, e.g. "PNG, as stored".
+    """
 
     taken: list[tuple[str, Taken]]
     refused: list[Quarantined]
     borne: Counter[str]
+    forms: Counter[tuple[str, str]]
 
     def labels(self) -> Counter[str]:
         """Films taken, by class."""
@@ -93,7 +98,8 @@ def settle(
             refused.append(Quarantined(path, "duplicate", sentence, taken.digest, (taken.label,)))
         else:
             kept.append((path, taken))
-    return Settled(kept, refused, borne)
+    forms = Counter((taken.label, _form(record(taken.digest))) for _, taken in kept)
+    return Settled(kept, refused, borne, forms)
 
 
 def assign_splits(
@@ -147,6 +153,7 @@ def warnings(settled: Settled, table: Labels, params: Ingest) -> Iterator[str]:
     yield from twins(settled.borne, params.classes)
     if len(labels) == 1:
         yield f"all films are of one class, {next(iter(labels))}; there is nothing to tell it from"
+    yield from _confounded(settled.forms)
     if params.patients == "ignored":
         yield "ingest.patients is ignored: every film counts as its own patient, whoever it is of"
     elif crowd := _crowd(settled.taken):
@@ -162,6 +169,25 @@ def far_off(splits: Sequence[str], asked: Split) -> Iterator[str]:
             yield (
                 f"the {name} split has {counts[name]:,} of {len(splits):,} films, {share:.0%} where {wanted:.0%} of "
                 "the patients were asked for, since some have many films; another ingest.seed draws other patients"
+            )
+
+
+def _form(film: Mapping[str, Any]) -> str:
+    facts = film.get("facts", {})
+    return ", ".join(str(facts[name]) for name in ("source_format", "display") if facts.get(name))
+
+
+def _confounded(forms: Counter[tuple[str, str]]) -> Iterator[str]:
+    """A warning for each class that all but coincides with a form of its films."""
+    total = forms.total()
+    for label in sorted({label for label, _ in forms}):
+        own = Counter({form: n for (name, form), n in forms.items() if name == label})
+        (form, n), of_class = own.most_common(1)[0], own.total()
+        others = sum(m for (name, other), m in forms.items() if other == form and name != label)
+        if of_class < total >= MANY and n >= NEARLY * of_class and others <= (1 - NEARLY) * (total - of_class):
+            yield (
+                f"{n:,} of {of_class:,} films of {label} are {form}, and {others:,} of the {total - of_class:,} "
+                "others: what differs between ways to store and to show a film can be taken for the class"
             )
 
 

@@ -341,3 +341,21 @@ class TestCheck:
         assert "14 inputs = 9 curated + 5 quarantined" in done.output
         assert len(pd.read_csv("out/manifest.csv")) == 9
         assert asked == [1, 1]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_class_that_comes_in_a_form_of_its_own_is_said(mixed: bool, said: Said) -> None:
+    """Where one class is PNG and the other DICOM, telling the forms apart is easier than the classes."""
+    rows = []
+    for k in range(48):
+        label = "ab"[k % 2]
+        if (label == "a") != (mixed and k < 16):
+            Path("raw").mkdir(exist_ok=True)
+            Image.fromarray(np.random.default_rng(k).integers(0, 255, (40, 40), dtype=np.uint8)).save(f"raw/{k}.png")
+            rows.append(f"{k}.png,{label},P{k}")
+        else:
+            film(f"{k}", k)
+            rows.append(f"{k},{label},P{k}")
+    curate(rows, "path,label,patient_id")
+    warning = "warning: 24 of 24 films of a are PNG, as stored, and 0 of the 24 others: what differs between"
+    assert (warning in said()) != mixed

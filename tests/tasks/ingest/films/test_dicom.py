@@ -7,6 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_windowing
 
 from tasks.ingest.films.decode import read_film
@@ -471,3 +472,35 @@ def test_films_are_shown_upright(orientation: list[str], stored: Any, shape: tup
     film = make_film(np.ascontiguousarray(stored(upright)), **window, PatientOrientation=orientation)
     found = to_square(read_film(encode(film, encoding), Reading(size=32)), 32)
     assert np.abs(found.astype(float) - expected).mean() < 1.5
+
+
+def presentation(data: list[int], bits: int = 12) -> Dataset:
+    """An item of PresentationLUTSequence."""
+    item = Dataset()
+    item.LUTDescriptor = [len(data), 0, bits]
+    item.add_new("LUTData", "US", data)
+    return item
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_presentation_lut_is_looked_up_after_the_window(photometric: str) -> None:
+    """It gives grey levels from black to white, whatever the pixels' own polarity is (PS3.3 C.11.6)."""
+    steps = np.linspace(0, 1, 256) ** 2
+    window: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096, "PhotometricInterpretation": photometric}
+    item = presentation([round(4095 * step) for step in steps])
+    shown = read_film(to_bytes(make_film(ramp(), **window, PresentationLUTSequence=[item]))).pixels
+    np.testing.assert_allclose(shown, (ramp() / 4095) ** 2, atol=0.005)
+
+
+@pytest.mark.parametrize("allocated", [8, 16])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_eight_bits_without_a_window_are_shown_as_a_picture_of_them_is(allocated: int, compressed: bool) -> None:
+    pixels = (40 + ramp(64, top=120)).astype(np.uint8)
+    data = pixels.tobytes() if allocated == 8 else pixels.astype(np.uint16).tobytes()
+    film = make_film(pixels, BitsAllocated=allocated, BitsStored=8, HighBit=7, PixelData=data)
+    picture = io.BytesIO()
+    Image.fromarray(pixels).save(picture, format="PNG")
+    found = read_film(encode(film, "jpeg_2000") if compressed else to_bytes(film))
+    expected = read_film(picture.getvalue())
+    np.testing.assert_allclose(found.pixels, expected.pixels, atol=1e-6)
+    assert found.facts["display"] == expected.facts["display"] == "as stored"
