@@ -9,7 +9,7 @@ import hashlib
 import secrets
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pydicom.datadict import tag_for_keyword
 
@@ -26,6 +27,7 @@ from tasks.errors import UserError
 from tasks.files import refuse_foreign, written_whole
 from tasks.ingest import cache, pseudonyms, workers
 from tasks.ingest.class_names import absent, check_present, safe_classes
+from tasks.ingest.films.alike import block_means, first_alike
 from tasks.ingest.films.decode import (
     Decoded,
     Digested,
@@ -76,7 +78,8 @@ def run(source: Path, labels: Path, out: Path, params: Ingest) -> dict[str, Any]
     table = _read_labels(labels, files, params, pseudonym)
     with cache.opened(_settings(how, params.clahe_clip, pseudonym)) as store:
         digests, unchanged = _decode_new(source.resolve(), files, store, how, params, pseudonym, quarantine)
-        settled = settle(digests, store.record, quarantine, table, params, pseudonym)
+        record = _with_same_pictures(store, list(digests.values()), params.size)
+        settled = settle(digests, record, quarantine, table, params, pseudonym)
         beside = out.with_name(f"{out.name}.quarantine.csv")
         counts = _counts(inputs, settled.refused, table, params)
         _tell(settled, counts, table, params)
@@ -236,6 +239,26 @@ def _record(decoded: Decoded, pseudonym: Pseudonym) -> dict[str, Any]:
         "label": decoded.label,
         "facts": decoded.facts,
     }
+
+
+def _with_same_pictures(store: cache.DecodedFiles, digests: list[str], size: int) -> Callable[[str], dict[str, Any]]:
+    """The store's records, in which films of different encodings that show one picture have the same one."""
+    if not store.has_forms():
+        return store.record
+    films = {digest: film for digest in digests if not (film := store.record(digest))["reason"]}
+    first: dict[str, str] = {}  # a film for each picture of a form
+    for digest, film in films.items():
+        first.setdefault(f"{film['picture']} {[film['facts'].get(name) for name in cache.FORM]}", digest)
+    shown, forms = list(first.values()), [key.partition(" ")[2] for key in first]
+    means = np.array([block_means(store.image(digest, size)) for digest in shown])
+    found = first_alike(means, forms, lambda k: store.image(shown[k], size))
+    same = {films[shown[k]]["picture"]: films[shown[one]]["picture"] for k, one in enumerate(found) if k != one}
+
+    def record(digest: str) -> dict[str, Any]:
+        film = store.record(digest)
+        return film | {"picture": same.get(film["picture"], film["picture"])}
+
+    return record
 
 
 def _known(source: Path, names: dict[str, str], how: Reading, store: cache.DecodedFiles) -> dict[str, str]:
