@@ -96,9 +96,10 @@ def display_table(header: pydicom.Dataset, pixels: np.ndarray, window: str) -> t
 
 def _presented(header: pydicom.Dataset, shown: np.ndarray) -> np.ndarray:
     """What the presentation makes of the windowed values in [0, 1] (PS3.3 C.11.4, C.11.6): a look-up table gives
-    grey levels themselves, from black to white.
+    grey levels themselves, from black to white. One without its table is as if absent.
     """
-    if luts := header.get("PresentationLUTSequence"):
+    luts = header.get("PresentationLUTSequence")
+    if luts and len(luts[0].get("LUTDescriptor") or ()) == 3 and luts[0].get("LUTData"):
         entries, first, bits = (int(value) for value in luts[0].LUTDescriptor)
         table = pydicom.Dataset()  # pydicom looks up in a VOI LUT, which has the same form
         table.file_meta, table.PixelRepresentation, table.VOILUTSequence = header.file_meta, 0, luts

@@ -65,6 +65,8 @@ def test_without_a_window_a_few_extreme_pixels_do_not_set_the_range() -> None:
         {"WindowCenter": [], "WindowWidth": 400},
         {"RescaleSlope": None, "RescaleIntercept": None},
         {"VOILUTSequence": []},
+        {"PresentationLUTSequence": []},
+        {"PresentationLUTSequence": [Dataset()]},
     ],
 )
 def test_what_vendors_leave_empty_is_as_if_absent(odd: dict[str, Any]) -> None:
