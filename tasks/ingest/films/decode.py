@@ -134,6 +134,8 @@ def look_at_file(source: Path, how: Reading, path: str) -> Looked:
         return Looked(path, ("unreadable", f"the file cannot be read: {error.strerror}"))
     except MemoryError:
         return Looked(path, ("too_large", "reading needs more memory than a worker may use"))
+    except Exception as error:  # as in decode_file
+        return Looked(path, ("decode_failed", f"{UNFORESEEN}: {type(error).__name__}"))
 
 
 def crashed(source: Path, path: str) -> Quarantined:
