@@ -103,11 +103,17 @@ def _place(number: int, folder: str) -> str:
 
 
 def write_films(source: Path, numbers: range, folder: str = "") -> None:
-    """Films of 1,500 x 1,250 pixels, no two the same, in ARCHIVE_ENCODINGS by turns."""
+    """Films of 1,500 x 1,250 pixels, no two the same, in ARCHIVE_ENCODINGS by turns.
+
+    Bands that are darker or not spell the number: one picture in two encodings would be taken once.
+    """
     thoraces = [thorax(1500, 1250, seed) for seed in range(4)]
 
     def content(number: int) -> bytes:
         pixels = np.roll(thoraces[number % len(thoraces)], (number % 97, number % 89), axis=(0, 1))
+        darker = [number >> bit & 1 for bit in range(16)]
+        bands = np.array(darker, dtype=bool).reshape(4, 4).repeat(375, axis=0).repeat(313, axis=1)[:, :1250]
+        pixels = np.where(bands, pixels - (pixels >> 3), pixels)
         return encode(film_of(pixels, number), ARCHIVE_ENCODINGS[number % len(ARCHIVE_ENCODINGS)])
 
     with ThreadPoolExecutor() as pool:  # the encoders let go of the interpreter

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from tasks.errors import UserError
-from tasks.ingest.label_tables import Table, open_table
-from tasks.ingest.labels import key_of, places_of
+from tasks.ingest.label_tables import UTF_8, Table, kind_of, open_table, plain, workbook
+from tasks.ingest.labels import OF_FILES, key_of
+from tasks.ingest.matching import Places
 
 DIGITS = 8  # of a film's digest, in the name of one whose own name is taken
 
@@ -102,29 +103,29 @@ def addition(
 
 def _columns(ours: Table, theirs: Table, key: str, their_key: str) -> tuple[list[int | None], list[str]]:
     """Of each column of the archive's table and then of `more`: its place in the delivered one, None for none."""
-    place = {name.casefold(): j for j, name in reversed(list(enumerate(theirs.columns)))}
-    place[key.casefold()] = theirs.columns.index(their_key)
-    names = {name.casefold() for name in ours.columns} | {their_key.casefold()}
-    more = [name for name in theirs.columns if name.casefold() not in names]
-    return [place.get(name.casefold()) for name in [*ours.columns, *more]], more
+    place = {plain(name): j for j, name in reversed(list(enumerate(theirs.columns)))}
+    place[plain(key)] = theirs.columns.index(their_key)
+    names = {plain(name) for name in ours.columns} | {plain(their_key)}
+    more = [name for name in theirs.columns if plain(name) not in names]
+    return [place.get(plain(name)) for name in [*ours.columns, *more]], more
 
 
 class _Films:
     """Which film a row of either table is about, as the path in the archive, or as the row's own key."""
 
     def __init__(self, kind: str, films: Sequence[Film], known: Sequence[str]) -> None:
-        self.of_files = kind in ("path", "name")
+        self.of_files = kind in OF_FILES
         self.place = {film.path: film.place for film in films}
         if self.of_files:
-            self.in_delivery = places_of(kind, list(self.place))
-            self.in_archive = places_of(kind, list(dict.fromkeys([*known, *self.place.values()])))
+            self.in_delivery = Places(kind, list(self.place)).find
+            self.in_archive = Places(kind, list(dict.fromkeys([*known, *self.place.values()]))).find
 
     def archived(self, key: str) -> str:
-        return (self.in_archive(key) or key) if self.of_files else key
+        return (self.in_archive(key).place or key) if self.of_files else key
 
     def delivered(self, key: str) -> tuple[str, str]:
         """The film, and the key under which a row about it goes into the archive's table."""
-        path = self.in_delivery(key) if self.of_files else None
+        path = self.in_delivery(key).place if self.of_files else None
         if not path:
             return self.archived(key), key
         place = self.place[path]
@@ -134,21 +135,44 @@ class _Films:
 
 
 def extended(archive: Path, added: Addition) -> bytes:
-    """The archive's table with the rows that are added, in its own form; what it held stays as it is."""
-    table = open_table(archive)
-    if archive.suffix.lower() == ".parquet":
+    """The archive's table with the rows that are added, in its own form; what it held stays as it is.
+
+    Text in another encoding than UTF-8 becomes UTF-8, with the mark by which Excel knows it: no value can be lost.
+    """
+    table, kind = open_table(archive), kind_of(archive)
+    if kind == "parquet":
         return _extended_parquet(archive, table, added)
+    if kind == "Excel":
+        return _extended_excel(archive, table, added)
+    content = archive.read_bytes()
+    if table.encoding != UTF_8:
+        content = content.decode(table.encoding).encode(UTF_8)
     out = io.StringIO(newline="")
     writer = csv.writer(out, delimiter=table.delimiter, lineterminator="\n")
     if not added.more:
-        content = archive.read_bytes()
         out.write("" if content.endswith(b"\n") else "\n")
         writer.writerows(added.rows)
         return content + out.getvalue().encode()
+    out.write(f"sep={table.delimiter}\n" if table.marked else "")
     writer.writerow([*table.columns, *added.more])
     writer.writerows([*row, *[""] * len(added.more)] for row in table.rows(*table.columns))
     writer.writerows(added.rows)
-    return out.getvalue().encode()
+    return out.getvalue().encode("utf-8" if table.encoding == UTF_8 else UTF_8)
+
+
+def _extended_excel(archive: Path, table: Table, added: Addition) -> bytes:
+    book = workbook(archive, whole=True)
+    sheet = book.worksheets[0]
+    header = next(k for k, row in enumerate(sheet.iter_rows(values_only=True), start=1) if any(row))
+    for k, name in enumerate(added.more, start=len(table.columns) + 1):
+        sheet.cell(header, k, name)
+    for row in added.rows:
+        sheet.append([f"{value}" for value in row])
+        for cell in sheet[sheet.max_row]:
+            cell.data_type = "s"  # no value is a formula
+    out = io.BytesIO()
+    book.save(out)
+    return out.getvalue()
 
 
 def _extended_parquet(archive: Path, table: Table, added: Addition) -> bytes:

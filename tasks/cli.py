@@ -98,8 +98,13 @@ def ingest(
     ] = None,
     out: Annotated[Path, typer.Argument(help="Where the curated set goes.")] = CURATED,
     labels: Annotated[
-        Path | None, typer.Option(help="CSV or Parquet [default: SOURCE/labels.csv; SOURCE for a format without one].")
+        Path | None,
+        typer.Option(help="CSV, Excel or Parquet [default: SOURCE/labels.csv; SOURCE for a format without one]."),
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: say what would be taken, by names, headers and labels.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes [default: ingest.workers].")] = None,
     params: ParamsFile = params_module.PARAMS_FILE,
 ) -> None:
     """Curate films: decode, pseudonymise, split by patient.
@@ -109,10 +114,17 @@ def ingest(
     from tasks.ingest import stage
 
     section = _params(params).ingest
+    if workers is not None:
+        section = section.model_copy(update={"workers": workers})
     beside = source and (source / "labels.csv" if params_module.needs_table(section.label_format) else source)
-    counts = stage.run(source or Path(section.source), labels or beside or Path(section.labels), out, section)
+    do = stage.check if check else stage.run
+    counts = do(source or Path(section.source), labels or beside or Path(section.labels), out, section)
     reasons = "".join(f"\n  {count} {reason}" for reason, count in counts["reasons"].items())
-    print(f"{counts['inputs']} inputs = {counts['curated']} curated + {counts['quarantined']} quarantined{reasons}")
+    would = "to be " if check else ""
+    print(
+        f"{counts['inputs']} inputs = {counts['curated']} {would}curated + {counts['quarantined']} "
+        f"{would}quarantined{reasons}"
+    )
 
 
 @app.command()

@@ -23,8 +23,7 @@ def written_whole(out: Path) -> Iterator[Path]:
     """
     out = out.resolve()
     temporary, old = (out.with_name(f".{out.name}.{kind}") for kind in ("tmp", "old"))
-    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in OUR_FILES):
-        raise UserError(f"{out} holds files that are not an earlier output of xraysynth; choose a new or empty folder")
+    refuse_foreign(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
@@ -44,6 +43,12 @@ def written_whole(out: Path) -> Iterator[Path]:
     finally:
         if temporary.exists():
             _remove(temporary)
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raises UserError when `out` is a folder with content that is not an earlier output, and would be lost."""
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in OUR_FILES):
+        raise UserError(f"{out} holds files that are not an earlier output of xraysynth; choose a new or empty folder")
 
 
 def _remove(path: Path) -> None:

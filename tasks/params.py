@@ -97,7 +97,7 @@ class Ingest(Section):
     clahe_clip: Annotated[float, Field(ge=0)] = 0.0
     lateral: Literal["refuse", "take"] = "refuse"
     body_part: Literal["chest", "any"] = "chest"
-    patients: Literal["required", "per_file"] = "required"
+    patients: Literal["required", "per_file", "ignored"] = "required"
     max_megapixels: Annotated[float, Field(gt=0, le=100)] = 40.0
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.5
     executor: ExecutorName = "processes"
@@ -292,4 +292,6 @@ def _sentence(error: Any) -> str:
     if error["type"] == "model_type":
         return f"{where or 'the file'!r} must be keys with values, but is {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if isinstance(error["input"], dict):  # a rule of the whole section, whose values are not all to blame
+        return f"{where!r}: {message}" if where else message
     return f"{where!r} {message}, but is {error['input']!r}" if where else message

@@ -331,6 +331,7 @@ def test_nothing_comes_of_labels_that_are_keyed_by_identifiers(
     labels = ["normal" if k % 2 else "effusion" for k in range(len(names))]
     table = pd.DataFrame({key: names, "label": labels, "PatientName": f"{MARK}FE0001^Jane"})
     table.to_parquet(tmp_path / "labels.parquet")
+    elsewhere.edit_params({"ingest": {"classes": ["normal", "effusion"]}})
     raw = str(tiny_project.path / "data/raw")
     done = elsewhere.run("xraysynth", "ingest", raw, "curated", "--labels", str(tmp_path / "labels.parquet"))
     assert len(pd.read_csv(elsewhere.path / "curated/manifest.csv")) == len(tiny_project.archive.simulated)
@@ -356,7 +357,8 @@ def test_an_element_that_is_no_class_is_not_kept(tiny_project: TinyProject, else
     ("label_format", "table"),
     [
         ("table", f"path,label\na.png,{MARK}0001^Jane\n"),
-        ("table", f"path,label\na.png,{MARK}0001/{DIGITS}\n"),
+        ("table", f'path,label\na.png,"{MARK}0001, Jane"\n'),
+        ("table", f"path,label\na.png,{MARK}0001/{DIGITS}\na.png,{MARK}0001+{DIGITS}\n"),
         ("table", f"{MARK}0001^Jane,{DIGITS}\n{MARK}0002^Joe,normal\n"),  # without a header
         ("table", f"path,{MARK}0001\na.png,normal\n"),
         ("table", f"path,label\na.png,normal,{MARK}0001^Jane\n"),
@@ -371,3 +373,18 @@ def test_a_sentence_about_the_labels_cites_nothing_of_them(label_format: str, ta
     with pytest.raises(UserError) as refused:
         read_labels(tmp_path / "labels.csv", label_format, ["a.png"], lambda kind, name: "pseudonym")
     assert found(str(refused.value).encode()) == set()
+
+
+def test_a_look_beforehand_says_and_writes_no_canary(
+    tiny_project: TinyProject, elsewhere: TinyProject, tmp_path: Path
+) -> None:
+    """By a table whose paths are those of another machine, with half of its rows about nothing that is here."""
+    rows = [f"D:\\{PATH_MARK}0001\\{path}" for path in ("a.png", *map(str, tiny_project.archive.films[:9]))]
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{row},normal\n" for row in rows))
+    before = sorted(elsewhere.path.rglob("*"))
+    raw = str(tiny_project.path / "data/raw")
+    options = ("--check", "--labels", str(tmp_path / "labels.csv"))
+    done = elsewhere.run("xraysynth", "ingest", raw, "curated", *options, check=False)
+    assert "films by class:" in done.stdout
+    assert found((done.stdout + done.stderr).encode()) == set()
+    assert sorted(elsewhere.path.rglob("*")) == before

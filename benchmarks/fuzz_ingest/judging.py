@@ -62,7 +62,10 @@ def readings(number: int) -> tuple[Reading, float]:
 
 
 def judge(number: int, kind: str, mutations: str, content: bytes) -> Verdict:
-    """What `decode.decode_file` makes of a file, and what the stage then does with it."""
+    """What `decode.decode_file` makes of a file, and what the stage then does with it.
+
+    A look at its header alone must not refuse what is taken, nor fail.
+    """
     reading, clip = readings(number)
     outcome, trouble, written = "error", "", ""
     with tempfile.TemporaryDirectory() as folder:
@@ -72,6 +75,10 @@ def judge(number: int, kind: str, mutations: str, content: bytes) -> Verdict:
             decoded = pickle.loads(pickle.dumps(decode.decode_file(Path(folder), reading, clip, "film")))
             seconds = time.perf_counter() - start
             outcome, trouble, written = _looked_at(decoded)
+            looked = pickle.loads(pickle.dumps(decode.look_at_file(Path(folder), reading, "film")))
+            written += json.dumps(looked.refusal)
+            if outcome == "taken" and looked.refusal[0]:
+                trouble = f"a look at its header says {looked.refusal[0]}"
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the panic of a library in Rust is no Exception
@@ -92,7 +99,7 @@ def _looked_at(decoded: decode.Decoded | decode.Quarantined) -> tuple[str, str, 
         trouble = decoded.refusal[1]
     if outcome == "taken" and (decoded.image is None or decoded.image.shape != (SIZE, SIZE)):
         trouble = "no image of the size that was asked for"
-    names = [pseudonym(KEY, "patient_id", decoded.patient), pseudonym(KEY, "instance_id", decoded.instance)]
+    names = [pseudonym(KEY, f"{kind}_id", value) for kind, value in decoded.ids.items()]
     return outcome, trouble, json.dumps([decoded.refusal, names, decoded.facts])
 
 

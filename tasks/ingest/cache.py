@@ -20,6 +20,7 @@ from tasks.errors import UserError
 from tasks.files import private_folder
 
 STORE_FILE = Path(".xraysynth/decoded.sqlite")
+FORM = ("source_format", "transfer_syntax", "bits")  # facts: what a film is encoded as
 UNUSED_DAYS = 30  # after which an entry is dropped
 ROWS_A_COMMIT = 256
 SECONDS_FOR_ANOTHER = 60.0  # ingest to commit
@@ -82,6 +83,12 @@ class DecodedFiles:
         """What was put for `digest`, with the digest of its image as `picture` ("" for a refused film)."""
         record: dict[str, Any] = json.loads(self._row("record", digest)[0])
         return record
+
+    def has_forms(self) -> bool:
+        """Whether films of different encodings are there."""
+        facts = ", ".join(f"json_extract(record, '$.facts.{name}')" for name in FORM)
+        query = f"select distinct {facts} from films where settings = ? and image is not null limit 2"
+        return len(self._connection.execute(query, (self._settings,)).fetchall()) > 1
 
     def image(self, digest: str, size: int) -> np.ndarray:
         """(size, size) uint8."""

@@ -1,31 +1,46 @@
-"""Tables of labels on disk, CSV or parquet, read row by row: a table of any length takes no memory here."""
+"""Tables of labels on disk, CSV, Excel or parquet, read row by row: a table of any length takes no memory here."""
 
 import csv
+import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+from zipfile import BadZipFile
 
 from tasks.errors import UserError
 
 Row = tuple[str, tuple[str, ...], str, bool]  # key, findings, patient or "", whether the labels contradict themselves
 
+UTF_8, WINDOWS, LATIN = "utf-8-sig", "cp1252", "latin-1"
+ENCODINGS = {UTF_8: "UTF-8", "utf-16": "UTF-16", WINDOWS: "Windows-1252, for it is not UTF-8", LATIN: "Latin-1"}
+DELIMITERS = ",;\t|"
+SEP = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's own first line, above that of the columns
+OLD_EXCEL, NEW_EXCEL = b"\xd0\xcf\x11\xe0", b"PK\x03\x04"  # first bytes of workbooks
+
 
 @dataclass(frozen=True)
 class Table:
-    """A file whose columns are known and whose rows have not been read; made by `open_table`."""
+    """A file whose columns are known and whose rows have not been read; made by `open_table`.
+
+    `said`: how it is read, for the log, where that is not as usual.
+    """
 
     path: Path
     columns: tuple[str, ...]  # as the file names them, without blanks around
     delimiter: str = ","
+    encoding: str = UTF_8
+    marked: bool = False  # the first line is Excel's `sep=`, and the second one names the columns
+    said: str = ""
 
     def column(self, *names: str) -> str | None:
-        """The column with the first of `names` that the table has; upper and lower case are the same."""
-        known = {column.casefold(): column for column in reversed(self.columns)}
-        return next((known[name.casefold()] for name in names if name.casefold() in known), None)
+        """The column with the first of `names` that the table has, in whatever `plain` spelling."""
+        known = {plain(column): column for column in reversed(self.columns)}
+        return next((known[plain(name)] for name in names if plain(name) in known), None)
 
     def needed(self, name: str, needed: str) -> str:
         """Like `column`, but raises UserError with what is `needed`."""
@@ -46,8 +61,14 @@ class Table:
         Raises UserError when the file ends or breaks off where it should not.
         """
         at = [self.columns.index(column) for column in columns]
-        with _readable(self.path):
-            yield from _parquet_rows(self.path, at) if _is_parquet(self.path) else self._csv_rows(at)
+        kind = kind_of(self.path)
+        with _readable(self.path, self.encoding):
+            if kind == "parquet":
+                yield from _parquet_rows(self.path, at)
+            elif kind == "Excel":
+                yield from _excel_rows(self.path, at)
+            else:
+                yield from self._csv_rows(at)
 
     def labelled_rows(self, key: str, label: str, patient: str | None) -> Iterator[Row]:
         """The rows of a table with one label a row; it may hold several findings, separated by | or ;"""
@@ -61,7 +82,9 @@ class Table:
 
     def _csv_rows(self, at: Sequence[int]) -> Iterator[tuple[str, ...]]:
         width = len(self.columns)
-        with self.path.open(newline="", encoding="utf-8-sig") as file:
+        with self.path.open(newline="", encoding=self.encoding) as file:
+            if self.marked:
+                file.readline()
             reader = csv.reader(file, strict=True, delimiter=self.delimiter)
             next(reader)
             for row in reader:
@@ -69,38 +92,114 @@ class Table:
                     continue
                 if len(row) < width or any(row[width:]):  # ChestX-ray14 ends its rows, not its header, with a comma
                     raise UserError(
-                        f"line {reader.line_num} of {self.path} has {len(row)} values, but the header has {width}; "
-                        "mend the line (a value with a comma needs quotation marks)"
+                        f"line {reader.line_num + self.marked} of {self.path} has {len(row)} values, but the header "
+                        f"has {width}; mend the line (a value with a comma needs quotation marks)"
                     )
                 yield tuple(row[k].strip() for k in at)
 
 
 def open_table(path: Path) -> Table:
-    """The columns of a CSV (UTF-8) or, by its extension .parquet, of a parquet file.
+    """The columns of a CSV, of the first sheet of an Excel workbook (.xlsx), or of a parquet file (.parquet).
 
-    Commas part the values of a CSV; where its first line has none, semicolons or tabs, as in European spreadsheets.
+    A CSV is UTF-8, UTF-16 or Windows-1252, whichever it can be. Commas part its values; where its first line has none,
+    semicolons, tabs or bars, or what Excel's line `sep=` names.
 
     Raises UserError when there is no such file, or when it can't be read.
     """
-    delimiter = ","
     with _readable(path):
-        if _is_parquet(path):
+        kind = kind_of(path)
+    if kind == "CSV":
+        return _open_csv(path)
+    with _readable(path):
+        if kind == "parquet":
             from pyarrow import parquet  # type: ignore[import-untyped]  # 60 MB that CSV does not need
 
-            names = parquet.read_schema(path).names
+            names, said = parquet.read_schema(path).names, ""
         else:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                header = file.readline()
-                delimiter = next((sign for sign in ",;\t" if sign in header), ",")
-                file.seek(0)
-                names = next(csv.reader(file, strict=True, delimiter=delimiter), [])
-    if not names:
+            with closing(workbook(path)) as book:
+                names = [_text(value) for value in next(_filled(book.worksheets[0]), ())]
+                sheets = len(book.worksheets)
+            said = f"read from the first of the {sheets} sheets of a workbook" if sheets > 1 else ""
+    return Table(path, _named(path, names), said=said)
+
+
+def plain(name: str) -> str:
+    """The name of a column without what people spell in different ways: capitals, blanks, dashes and underscores."""
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def kind_of(path: Path) -> str:
+    """CSV, Excel or parquet. Raises UserError for a workbook that cannot be read, OSError for a file that cannot."""
+    if path.suffix.lower() == ".parquet":
+        return "parquet"
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == OLD_EXCEL:
+        raise UserError(f"{path} is a workbook of an old Excel, or has a password; save it as .xlsx without one")
+    return "Excel" if start == NEW_EXCEL or path.suffix.lower() in (".xlsx", ".xlsm") else "CSV"
+
+
+def _open_csv(path: Path) -> Table:
+    encoding = _encoding(path)
+    with _readable(path, encoding), path.open(newline="", encoding=encoding) as file:
+        header = file.readline()
+        if marked := SEP.fullmatch(header):
+            start, header = file.tell(), file.readline()
+        else:
+            start = 0
+        if "\0" in header:
+            raise ValueError("it holds bytes that no text has")
+        delimiter = marked[1] if marked else next((sign for sign in DELIMITERS if sign in header), ",")
+        file.seek(start)
+        names = next(csv.reader(file, strict=True, delimiter=delimiter), [])
+    said = "" if encoding == UTF_8 else f"read as {ENCODINGS[encoding]}"
+    return Table(path, _named(path, names), delimiter, encoding, marked is not None, said)
+
+
+def _named(path: Path, names: Sequence[str]) -> tuple[str, ...]:
+    if not any(names):
         raise UserError(f"the labels file {path} is empty; its first line must name its columns")
-    return Table(path, tuple(name.strip() for name in names), delimiter)
+    return tuple(name.strip() for name in names)
 
 
-def _is_parquet(path: Path) -> bool:
-    return path.suffix.lower() == ".parquet"
+def _encoding(path: Path) -> str:
+    """UTF-8 or UTF-16 if it can be that; any bytes are Latin-1, and most of what people have so is Windows-1252."""
+    with _readable(path):
+        with path.open("rb") as file:
+            start = file.read(2)
+        if start in (b"\xff\xfe", b"\xfe\xff"):
+            return "utf-16"
+        for encoding in (UTF_8, WINDOWS):
+            try:
+                with path.open(encoding=encoding, newline="") as file:
+                    for _ in file:
+                        pass
+                return encoding
+            except UnicodeDecodeError:
+                continue
+    return LATIN
+
+
+def workbook(path: Path, whole: bool = False) -> Any:
+    """The opened workbook, with values in the place of formulas; `whole` to change and save it, formulas kept."""
+    import openpyxl  # slow to import, and most tables are CSV
+
+    warnings.filterwarnings("ignore", module=r"openpyxl\.")  # it quotes what it warns of, which can be a name
+    content = io.BytesIO(path.read_bytes())  # a path must end as openpyxl likes it
+    return openpyxl.load_workbook(content, read_only=not whole, data_only=not whole)
+
+
+def _filled(sheet: Any) -> Iterator[tuple[object, ...]]:
+    """The rows in which anything stands."""
+    return (row for row in sheet.iter_rows(values_only=True) if any(value not in (None, "") for value in row))
+
+
+def _excel_rows(path: Path, at: Sequence[int]) -> Iterator[tuple[str, ...]]:
+    with closing(workbook(path)) as book:
+        rows = _filled(book.worksheets[0])
+        next(rows)
+        for row in rows:
+            yield tuple(_text(row[k]) if k < len(row) else "" for k in at)
 
 
 def _parquet_rows(path: Path, at: Sequence[int]) -> Iterator[tuple[str, ...]]:
@@ -113,7 +212,7 @@ def _parquet_rows(path: Path, at: Sequence[int]) -> Iterator[tuple[str, ...]]:
 
 
 def _text(value: object) -> str:
-    """A value of parquet as CSV would have it; a list is several findings."""
+    """A value of parquet or Excel as CSV would have it; a list is several findings."""
     if value is None or value != value:  # NaN, with which pandas fills in
         return ""
     if isinstance(value, list):
@@ -124,17 +223,21 @@ def _text(value: object) -> str:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Path, encoding: str = UTF_8) -> Iterator[None]:
     """What goes wrong in reading `path`, as one sentence."""
     try:
         yield
     except FileNotFoundError:
         raise UserError(
-            f"no labels file at {path}; write a CSV with the columns path,label or set ingest.labels"
+            f"no labels file at {path}; write a CSV with the columns path,label (and patient_id, which pictures need "
+            "unless ingest.patients is per_file), or set ingest.labels; where folders are named after classes, "
+            "ingest.label_format: folder needs none"
         ) from None
     except PermissionError:
         raise UserError(f"no permission to read the labels file {path}; change its rights") from None
-    except (ValueError, OSError, csv.Error, NotImplementedError) as error:  # pyarrow's errors are among them
-        kind = "parquet" if _is_parquet(path) else "CSV in UTF-8"
+    # pyarrow's errors are among them, and a KeyError is what openpyxl makes of a zip that is no workbook
+    except (ValueError, OSError, csv.Error, NotImplementedError, BadZipFile, KeyError) as error:
+        kind = kind_of(path)
+        name = f"CSV in {ENCODINGS[encoding].partition(',')[0]}" if kind == "CSV" else kind
         reason = " ".join(str(error).split())
-        raise UserError(f"the labels file {path} cannot be read as {kind}: {reason}") from None
+        raise UserError(f"the labels file {path} cannot be read as {name}: {reason}") from None

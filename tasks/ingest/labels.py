@@ -1,26 +1,32 @@
 """What the labels say of each file: its findings, and whose film it is where they know it."""
 
-import posixpath
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 
 from tasks.errors import UserError
-from tasks.image_set import CLASS_NAME
 from tasks.ingest import public_labels
+from tasks.ingest.class_names import Cells, safe_name
 from tasks.ingest.label_tables import Row, Table, open_table
+from tasks.ingest.matching import Places, names, outermost
 from tasks.ingest.public_labels import Said
 
 Pseudonym = Callable[[str, str], str]  # of (kind, identifier)
 
-PATIENT_COLUMNS = ("PatientID", "patient_id")
-KEY_COLUMNS = {  # of format table, in the order in which they are looked for; capitals don't matter
+KEY_COLUMNS = {  # of format table, the most specific first; spelled in any way that `label_tables.plain` forgives
     "path": ("path",),
-    "name": ("file_name", "filename", "file", "image", "image_id"),
-    "instance": ("SOPInstanceUID", "sop_instance_uid"),
-    "patient": PATIENT_COLUMNS,
+    "name": ("file_name", "file", "image", "image_id"),
+    "instance": ("SOPInstanceUID",),
+    "series": ("SeriesInstanceUID",),
+    "study": ("StudyInstanceUID",),
+    "accession": ("AccessionNumber",),
+    "patient": ("PatientID",),
 }
+OF_FILES = ("path", "name")  # the other kinds are of identifiers in a film's header
+NUMBERS = ("accession", "patient")  # that spreadsheets take the leading zeros from
+WITHOUT_ZEROS = "_without_zeros"  # the pseudonym of a number as a spreadsheet leaves it
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +38,94 @@ class Entry:
     conflict: bool = False  # rows or readers disagree, or several files bear the name that a row gives
 
 
-@dataclass(frozen=True)
+@dataclass
 class Labels:
-    """All that was read; `sentence` says for the log how rows and files were matched, without values of the table."""
+    """All that was read; `sentence` says for the log how rows and files were matched, without values of the table.
+
+    `warnings` are sentences of the same kind. `renamed` gives by safe name of a finding the first entry that spells it
+    otherwise. `listed`: findings come from a column of labels, and not from what may hold names of patients too.
+    """
 
     sentence: str
     own_patients: bool  # nothing says whose films these are: each counts as its own patient
-    _lookup: Callable[[str, str, str, str], Entry | None] = field(repr=False)
+    listed: bool = False
+    warnings: list[str] = field(default_factory=list)
+    renamed: dict[str, int] = field(default_factory=dict)
+    _rule: Callable[[str, str], Entry | None] | None = field(default=None, repr=False)
+    _kind: str = ""
+    _rows: "_Rows | None" = field(default=None, repr=False)
+    _borne: set[str] = field(default_factory=set, repr=False)  # identifiers, as pseudonyms
+    _zeros: int = 0  # films whose number differs from one of the table in leading zeros
 
-    def find(self, path: str, instance: str, patient: str, tag: str) -> Entry | None:
+    def find(self, path: str, ids: Mapping[str, str], tag: str) -> Entry | None:
         """The entry of a file, None without one.
 
-        `path` is relative to the source, with slashes. `instance` and `patient` are the pseudonyms of SOPInstanceUID
-        and PatientID, '' when unknown. `tag` is the value of the DICOM element that holds the label.
+        `path` is relative to the source, with slashes. `ids` are the pseudonyms of the identifiers in its header, by
+        kind (see `identifiers`). `tag` is the value of the DICOM element that holds the label.
         """
-        return self._lookup(path, instance, patient, tag)
+        if self._rule is not None:
+            return self._rule(path, tag)
+        assert self._rows is not None
+        if self._kind in OF_FILES:
+            return self._rows.found.get(path)
+        key = ids.get(self._kind, "")
+        entry = self._rows.found.get(key)
+        if entry:
+            self._borne.add(key)
+        elif key:
+            without = ids.get(self._kind + WITHOUT_ZEROS, "")
+            self._zeros += without in self._rows.found or key in self._rows.without_zeros
+        return entry
+
+    def nothing_said(self, path: str) -> str:
+        """Why a file has no label, with the entry that comes nearest to it."""
+        near = self._rows.near.get(path) if self._rows else None
+        hint = f"; entry {near:,} names a file like it, in another folder or with another extension" if near else ""
+        return f"the labels say nothing of this file{hint}"
+
+    def unmatched(self) -> Counter[str]:
+        """By class, the entries of a table whose film is not there; to be called when all films were looked for."""
+        if self._rows is None:
+            return Counter()
+        result = Counter(self._rows.lost)
+        for key, entry in self._rows.found.items() if self._kind not in OF_FILES else ():
+            if key not in self._borne:
+                result.update(entry.findings)
+        return result
+
+    def afterwards(self) -> list[str]:
+        """Warnings that can only be given when all films were looked for."""
+        if self._rows is None or self._kind in OF_FILES:
+            return []
+        column = KEY_COLUMNS[self._kind][0]
+        several = f"{column}{'es' if column.endswith('s') else 's'}"
+        missed = len(self._rows.found) - len(self._borne)
+        hint = (
+            f"{self._zeros:,} films without a label have one that differs in leading zeros alone, which spreadsheets "
+            "take away: make the column text, as the header has it"
+            if self._zeros
+            else ""
+        )
+        counted = f"{missed:,} of the {len(self._rows.found):,} {several} in the table are those of no film"
+        return ["; ".join(filter(None, (counted, hint)))] if missed else []
 
 
-def read_labels(path: Path, label_format: str, files: Sequence[str], pseudonym: Pseudonym) -> Labels:
+def identifiers(known: Mapping[str, str], pseudonym: Pseudonym) -> dict[str, str]:
+    """The pseudonyms of a film's identifiers, by the kinds of KEY_COLUMNS, and of its numbers without leading zeros."""
+    found = {kind: pseudonym(f"{kind}_id", value) for kind, value in known.items() if value}
+    bare = {kind: known[kind].lstrip("0") for kind in NUMBERS if known.get(kind, "").startswith("0")}
+    return found | {kind + WITHOUT_ZEROS: pseudonym(f"{kind}_id", value) for kind, value in bare.items() if value}
+
+
+def read_labels(
+    path: Path, label_format: str, files: Sequence[str], pseudonym: Pseudonym, classes: Sequence[str] = ()
+) -> Labels:
     """Read labels in one of the LabelFormats.
 
     `path` is the table, or for the formats without one (folder, dicom_tag, covid19_radiography, kermany) a folder.
     `files` are all files of the source, relative to it, with slashes; `pseudonym(kind, identifier)` is asked for the
-    kinds patient_id and instance_id. The formats of public sets are those of `public_labels`.
+    kinds patient_id, instance_id and so on. `classes` are those of `ingest.classes`, which may look like a missing
+    value. The formats of public sets are those of `public_labels`.
 
     Raises UserError when `path` is not what the format takes, lacks a column, or holds a label that is no class name.
     """
@@ -66,22 +137,27 @@ def read_labels(path: Path, label_format: str, files: Sequence[str], pseudonym: 
                 "set ingest.labels to the folder of films, as ingest.source"
             )
 
-        def lookup(file: str, _instance: str, _patient: str, tag: str) -> Entry | None:
+        def lookup(file: str, tag: str) -> Entry | None:
             said = rule(PurePosixPath(file), tag)
             return _entry(*said, pseudonym) if said else None
 
-        return Labels(f"labels: {about.sentence}", about.own_patients, lookup)
+        return Labels(f"labels: {about.sentence}", about.own_patients, _rule=lookup)
     if path.is_dir():
         raise UserError(f"{path} is a folder, but format {label_format} takes a table; set ingest.labels to that file")
     table = open_table(path)
-    kind, key, rows = _keyed_rows(table, label_format)
-    found, counts = _collect(path, kind, rows, files, pseudonym)
-    known_by = {"path": 0, "name": 0, "instance": 1, "patient": 2}[kind]
+    keyed = _keyed_rows(table, label_format)
+    rows = _collect(table, keyed, Places(keyed.kind, files), pseudonym, classes)
+    read = f", {table.said}" if table.said else ""
+    specific = f" (more specific than {' and '.join(keyed.passed)})" if keyed.passed else ""
     caveat = f"; {about.sentence}" if about.sentence else ""
     return Labels(
-        f"labels: {label_format}, matched by {key}; {counts}{caveat}",
+        f"labels: {label_format}{read}, matched by {keyed.key}{specific}; {rows.counts}{caveat}",
         about.own_patients,
-        lambda *known: found.get(known[known_by]),
+        listed=True,
+        warnings=rows.warnings,
+        renamed=rows.renamed,
+        _kind=keyed.kind,
+        _rows=rows,
     )
 
 
@@ -92,7 +168,7 @@ def decide(entry: Entry | None, classes: Sequence[str], multi_label: str) -> str
     first in the order of `classes`; "leave_out" refuses the file.
     """
     if entry is None or not (entry.findings or entry.conflict):
-        return "no_label", "the labels say nothing of this file"
+        return "no_label", "the labels say nothing of this file"  # see Labels.nothing_said
     if entry.conflict:
         return "conflicting_labels", "the labels contradict each other, or name a file of which there are several"
     found = [name for name in classes or entry.findings if name in entry.findings]
@@ -104,77 +180,141 @@ def decide(entry: Entry | None, classes: Sequence[str], multi_label: str) -> str
 
 
 def key_of(table: Table, label_format: str) -> tuple[str, str]:
-    """How the rows of a table name their files (path, name, instance or patient), and the column that does.
+    """How the rows of a table name their files (a kind of KEY_COLUMNS), and the column that does.
 
     Raises UserError where the table lacks a column.
     """
-    kind, key, _ = _keyed_rows(table, label_format)
-    return kind, key
+    keyed = _keyed_rows(table, label_format)
+    return keyed.kind, keyed.key
 
 
-def _keyed_rows(table: Table, label_format: str) -> tuple[str, str, Iterator[Row]]:
+@dataclass(frozen=True)
+class _Keyed:
+    """A table's rows, the column that says which file they are about, its kind, and less specific ones it has too."""
+
+    kind: str
+    key: str
+    rows: Iterator[Row]
+    passed: tuple[str, ...] = ()
+
+
+def _keyed_rows(table: Table, label_format: str) -> _Keyed:
     if label_format == "table":
         return _table(table)
     key, rows = public_labels.rows(table, label_format)
-    return "name", key, rows
+    return _Keyed("name", key, rows)
 
 
-def _table(table: Table) -> tuple[str, str, Iterator[Row]]:
-    """The kind of key, its column and the rows of a table of one's own; the first key column that is known counts."""
-    needed = f"label and one of {', '.join(name for names in KEY_COLUMNS.values() for name in names)}"
+def _table(table: Table) -> _Keyed:
+    """A table of one's own: the most specific key counts, and beside another one PatientID says whose film it is."""
+    needed = f"label and one of {', '.join(name for columns in KEY_COLUMNS.values() for name in columns)}"
     label = table.needed("label", needed)
-    for kind, names in KEY_COLUMNS.items():
-        if key := table.column(*names):
-            return kind, key, table.labelled_rows(key, label, table.column(*PATIENT_COLUMNS))
-    table.refuse("no column that says which file a row is about", needed)
+    found = {kind: column for kind, columns in KEY_COLUMNS.items() if (column := table.column(*columns))}
+    if not found:
+        table.refuse("no column that says which file a row is about", needed)
+    (kind, key), *others = found.items()
+    passed = tuple(column for other, column in others if other != "patient" or kind not in OF_FILES)
+    return _Keyed(kind, key, table.labelled_rows(key, label, found.get("patient")), passed)
 
 
 def _entry(findings: tuple[str, ...], patient: str, conflict: bool, pseudonym: Pseudonym) -> Entry:
     return Entry(findings, frozenset([pseudonym("patient_id", patient)] if patient else []), conflict)
 
 
-def _collect(
-    path: Path, kind: str, rows: Iterable[Row], files: Sequence[str], pseudonym: Pseudonym
-) -> tuple[dict[str, Entry], str]:
-    """Entries by path of the source (kinds path and name) or by pseudonym, and the counts for the log.
+@dataclass
+class _Rows:
+    """What the rows of a table say, by path of the source or by pseudonym, and what came of them."""
 
-    Rows about the same file, or the same identifier, become one entry.
-    """
+    found: dict[str, Entry] = field(default_factory=dict)
+    counts: str = ""  # for the log
+    lost: Counter[str] = field(default_factory=Counter)  # by finding, entries for no file
+    near: dict[str, int] = field(default_factory=dict)  # by file, the entry that names one like it
+    renamed: dict[str, int] = field(default_factory=dict)  # by safe name, the first entry that spells it otherwise
+    without_zeros: set[str] = field(default_factory=set)  # of the numbers that begin with zeros, the rest's pseudonyms
+    warnings: list[str] = field(default_factory=list)
 
-    @cache  # many rows, few labels
-    def are_classes(findings: tuple[str, ...]) -> bool:
-        return all(CLASS_NAME.fullmatch(name) for name in findings)
+
+def _collect(table: Table, keyed: _Keyed, places: Places, pseudonym: Pseudonym, classes: Sequence[str]) -> _Rows:
+    """Rows about the same file, or the same identifier, become one entry."""
+    kind, result, cells = keyed.kind, _Rows(), Cells(table.path, classes)
+    found = result.found
 
     @cache
     def entry(findings: tuple[str, ...], patient: str, conflict: bool) -> Entry:
         return _entry(findings, patient, conflict, pseudonym)
 
-    of_files = kind in ("path", "name")
-    place_of = places_of(kind, files) if of_files else lambda key: pseudonym(f"{kind}_id", key) if key else ""
-    found: dict[str, Entry] = {}
+    loose: dict[str, list[tuple[str, str, tuple[str, ...], Entry, int]]] = {}  # by file: key, how, before, entry, row
     shared: set[str] = set()
-    count = lost = 0
-    for name, findings, patient, conflict in rows:
-        place = place_of(name)
-        count += 1
-        if not are_classes(findings):  # what stands there is not quoted: in a wrong column it may be somebody's name
-            raise UserError(
-                f"{path}: the label of entry {count:,} is no class name; use letters, digits, '_', '-', '.' and blanks"
-            )
-        if place is None:
+    lost = near = number = 0
+    first_near = 0
+    for number, (name, texts, patient, conflict) in enumerate(keyed.rows, start=1):
+        said = entry(cells.findings(texts, number), patient, conflict)
+        if kind not in OF_FILES:
+            if not name:
+                lost += 1
+                continue
+            place = pseudonym(f"{kind}_id", name)
+            found[place] = _joined(found.get(place), said)
+            if kind in NUMBERS and name.startswith("0"):
+                result.without_zeros.add(pseudonym(f"{kind}_id", name.lstrip("0")))
+            continue
+        meant = places.find(name)
+        if meant.place is None:
             shared.add(name)
-        elif place:
-            found[place] = _joined(found.get(place), entry(findings, patient, conflict))
-        else:
+        elif not meant.place:
             lost += 1
-    whole = {posixpath.basename(file) for file in files} if shared else set()
-    for file in files if shared else ():
-        name, stem = _names(file)
-        if name in shared or (stem in shared and stem not in whole):
+            result.lost.update(said.findings)
+            if alike := places.namesakes(name):
+                near, first_near = near + 1, first_near or number
+                for file in alike:
+                    result.near.setdefault(file, number)
+        elif meant.how:
+            loose.setdefault(meant.place, []).append((name, meant.how, meant.before, said, number))
+        else:
+            found[meant.place] = _joined(found.get(meant.place), said)
+    cells.check()
+    result.renamed = {safe: entry for text, (safe, entry) in cells.names.items() if safe != text}
+
+    kept = outermost(Counter(before for rows in loose.values() for _, _, before, *_ in rows if before))
+    hows: Counter[str] = Counter()
+    for file, rows in loose.items():
+        rows = [row for row in rows if not row[2] or row[2] in kept]
+        for _, how, _, said, _ in rows:
+            hows[how] += 1
+            found[file] = _joined(found.get(file), said)
+        if len({name for name, *_ in rows}) > 1:  # two ways to write it can be two films
             found[file] = Entry((), conflict=True)
-    what = "for no file of the source" if of_files else "without an identifier"
-    counts = [f"{count:,} entries", *([f"{lost:,} {what}"] if lost else [])]
-    return found, ", ".join([*counts, *([f"{len(shared):,} names of several files"] if shared else [])])
+    for file, rows in loose.items():
+        for _, _, before, said, entry_number in rows:
+            if before and before not in kept:
+                lost, near, first_near = lost + 1, near + 1, first_near or entry_number
+                result.lost.update(said.findings)
+                result.near.setdefault(file, entry_number)
+
+    stems = {names(file)[0] for file in places.files} if shared else set()
+    for file in places.files if shared else ():
+        name, stem = names(file)
+        if name in shared or (stem in shared and stem not in stems):
+            found[file] = Entry((), conflict=True)
+    what = "for no file of the source" if kind in OF_FILES else "without an identifier"
+    parts = [
+        f"{number:,} entries",
+        *(f"{count:,} {how}" for how, count in hows.items()),
+        *([f"{lost:,} {what}"] if lost else []),
+        *([f"{len(shared):,} names of several files"] if shared else []),
+    ]
+    result.counts = ", ".join(parts)
+    if near:
+        result.warnings.append(
+            f"{near:,} of the {lost:,} entries for no file name one that is there in another folder or with another "
+            f"extension, entry {first_near:,} for one; quarantine.csv names the nearest entry beside each file"
+        )
+    if cells.missing:
+        result.warnings.append(
+            f"{cells.missing:,} entries say NA or the like, which is read as no label; a class of that name must be "
+            "among ingest.classes"
+        )
+    return result
 
 
 def _joined(old: Entry | None, new: Entry) -> Entry:
@@ -185,43 +325,16 @@ def _joined(old: Entry | None, new: Entry) -> Entry:
     return Entry(old.findings or new.findings, old.patients | new.patients, conflict)
 
 
-def places_of(kind: str, files: Sequence[str]) -> Callable[[str], str | None]:
-    """From the key of a row, a path or a name, to its file: '' for none, None when several files bear the name."""
-    paths = frozenset(files)
-    by_name: dict[str, str | None] = {}
-    stems: dict[str, str | None] = {}
-    for file in files if kind == "name" else ():
-        name, stem = _names(file)
-        for known, key in ((by_name, name), (stems, stem)):
-            known[key] = None if key in known else file
-    by_name = {**stems, **by_name}  # a whole name before one without its extension
-
-    def place(key: str) -> str | None:
-        key = key.replace("\\", "/")
-        if kind == "name" and "/" not in key:
-            return by_name.get(key, "")
-        path = posixpath.normpath(key)
-        return path if path in paths else ""
-
-    return place
-
-
-def _names(file: str) -> tuple[str, str]:
-    """The name of a file with and without its extension."""
-    name = posixpath.basename(file)
-    return name, posixpath.splitext(name)[0]
-
-
 def _folder(path: PurePosixPath, _tag: str) -> Said | None:
     """The folders that hold the file, the nearest first; which of them are classes, ingest.classes says."""
-    names = tuple(dict.fromkeys(name for name in reversed(path.parts[:-1]) if CLASS_NAME.fullmatch(name)))
-    return (names, "", False) if names else None
+    found = tuple(dict.fromkeys(safe for name in reversed(path.parts[:-1]) if (safe := safe_name(name))))
+    return (found, "", False) if found else None
 
 
 def _dicom_tag(_path: PurePosixPath, tag: str) -> Said | None:
     """The element's values that are among ingest.classes; its other text does not come this far."""
-    names = tuple(dict.fromkeys(tag.split("\\"))) if tag else ()
-    return (names, "", False) if names else None
+    found = tuple(dict.fromkeys(safe for name in tag.split("\\") if (safe := safe_name(name)))) if tag else ()
+    return (found, "", False) if found else None
 
 
 @dataclass(frozen=True, slots=True)

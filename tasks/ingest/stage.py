@@ -6,28 +6,52 @@ in the order of the paths, and the images go from the store into shards.
 """
 
 import hashlib
-import os
+import secrets
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pydicom.datadict import tag_for_keyword
 
 from tasks import image_set
 from tasks.errors import UserError
-from tasks.files import written_whole
+from tasks.files import refuse_foreign, written_whole
 from tasks.ingest import cache, pseudonyms, workers
-from tasks.ingest.films.decode import Decoded, Digested, Quarantined, crashed, decode_file, digest_file
+from tasks.ingest.class_names import absent, check_present, safe_classes
+from tasks.ingest.films.alike import block_means, first_alike
+from tasks.ingest.films.decode import (
+    Decoded,
+    Digested,
+    Looked,
+    Quarantined,
+    crashed,
+    decode_file,
+    digest_file,
+    look_at_file,
+)
 from tasks.ingest.films.film import FACTS, Reading
-from tasks.ingest.labels import read_labels
-from tasks.ingest.settle import Pseudonym, Taken, assign_splits, settle
+from tasks.ingest.inputs import list_files
+from tasks.ingest.labels import Labels, identifiers, read_labels
+from tasks.ingest.settle import (
+    Pseudonym,
+    Settled,
+    Taken,
+    assign_splits,
+    by_class,
+    far_off,
+    losses,
+    settle,
+    warnings,
+)
 from tasks.params import Ingest
 from tasks.progress import track
 
@@ -39,27 +63,32 @@ FILMS = Path(__file__).with_name("films")  # the code that decodes
 
 
 def run(source: Path, labels: Path, out: Path, params: Ingest) -> dict[str, Any]:
-    """Curate all files of `source` into `out`; returns counts: inputs, unchanged, curated, quarantined, reasons.
+    """Curate all files of `source` into `out`; returns counts: inputs, unchanged, curated, quarantined, reasons and,
+    by class and reason, losses.
 
-    Raises UserError for a source, labels or a split that cannot be used, and when more than `max_quarantined` of the
-    input is refused; `out` is then left as it was. Refusals are written in either case, then beside `out`.
+    Raises UserError for a source, labels or a split that cannot be used, for a class of `ingest.classes` without a
+    film, and when more than `max_quarantined` of the input is refused; `out` is then left as it was. Refusals are
+    written in either case, then beside `out`.
     """
     _check_arguments(source, out, params)
-    files, quarantine = _list_files(source, labels)
+    files, quarantine = list_files(source, labels)
     inputs = len(files) + len(quarantine)
+    how, params = _reading(params), _with_safe_names(params)
     pseudonym = partial(pseudonyms.pseudonym, pseudonyms.load_key())
-    table = read_labels(labels, params.label_format, files, pseudonym)
-    print(table.sentence, flush=True)
-    how = _reading(params)
+    table = _read_labels(labels, files, params, pseudonym)
     with cache.opened(_settings(how, params.clahe_clip, pseudonym)) as store:
         digests, unchanged = _decode_new(source.resolve(), files, store, how, params, pseudonym, quarantine)
-        settled, refused = settle(digests, store, table, params, pseudonym)
-        quarantine += refused
+        record = _with_same_pictures(store, list(digests.values()), params.size)
+        settled = settle(digests, record, quarantine, table, params, pseudonym)
         beside = out.with_name(f"{out.name}.quarantine.csv")
-        _check_quarantined(_counts(inputs, quarantine), source, _refusals(quarantine), beside, params.max_quarantined)
-        taken, thinned_out = assign_splits(settled, params)
-        quarantine += thinned_out
-        counts = _counts(inputs, quarantine)
+        counts = _counts(inputs, settled.refused, table, params)
+        _tell(settled, counts, table, params)
+        with _kept_beside(beside, settled.refused):
+            _check_quarantined(counts, source, settled, table, params, f"see {beside}")
+        taken, thinned_out = assign_splits(settled.taken, params)
+        _tell_warnings(far_off([split for _, split in taken], params.split))
+        quarantine = settled.refused + thinned_out
+        counts = _counts(inputs, quarantine, table, params)
         with written_whole(out) as folder:
             folder.mkdir()
             _refusals(quarantine).to_csv(folder / "quarantine.csv", index=False)
@@ -69,13 +98,64 @@ def run(source: Path, labels: Path, out: Path, params: Ingest) -> dict[str, Any]
     return {**counts, "unchanged": unchanged}
 
 
+def check(source: Path, labels: Path, out: Path, params: Ingest) -> dict[str, Any]:
+    """What `run` would do, found by names, headers and the table alone; nothing is written.
+
+    Returns its counts and raises as it does. What only pixels show, damage and films that come twice, is not found.
+    """
+    _check_arguments(source, out, params)
+    files, quarantine = list_files(source, labels)
+    how, params = _reading(params), _with_safe_names(params)
+    pseudonym = partial(pseudonyms.pseudonym, secrets.token_bytes())  # of no key that would have to be kept
+    table = _read_labels(labels, files, params, pseudonym)
+    root, records = source.resolve(), {}
+    looks = workers.each(partial(look_at_file, root, how), files, _crashed_look, params.executor, params.workers)
+    for seen in track(looks, len(files), "check", " headers"):
+        reason, sentence = seen.refusal
+        ids = identifiers(seen.ids, pseudonym)
+        records[seen.path] = {"reason": reason, "sentence": sentence, "ids": ids, "label": seen.label}
+        records[seen.path]["picture"] = seen.path  # as if no picture came twice
+    settled = settle({path: path for path in files}, records.__getitem__, quarantine, table, params, pseudonym)
+    counts = _counts(len(files) + len(quarantine), settled.refused, table, params)
+    _tell(settled, counts, table, params)
+    _check_quarantined(counts, source, settled, table, params, "nothing was written")
+    taken, _ = assign_splits(settled.taken, params)
+    _tell_warnings(far_off([split for _, split in taken], params.split))
+    return counts
+
+
 def _check_arguments(source: Path, out: Path, params: Ingest) -> None:
     if out.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{out} lies in {source}, where the next run would take it for films; choose another place")
+    refuse_foreign(out)
     if params.label_tag and tag_for_keyword(params.label_tag) is None:
         raise UserError(
             f"ingest.label_tag {params.label_tag!r} is no keyword of a DICOM element, such as BodyPartExamined"
         )
+
+
+def _with_safe_names(params: Ingest) -> Ingest:
+    thin = dict(zip(safe_classes(list(params.thin_train)), params.thin_train.values(), strict=True))
+    return params.model_copy(update={"classes": safe_classes(params.classes), "thin_train": thin})
+
+
+def _read_labels(path: Path, files: list[str], params: Ingest, pseudonym: Pseudonym) -> Labels:
+    table = read_labels(path, params.label_format, files, pseudonym, params.classes)
+    print(table.sentence, flush=True)
+    _tell_warnings(table.warnings)
+    return table
+
+
+def _tell(settled: Settled, counts: dict[str, Any], table: Labels, params: Ingest) -> None:
+    """What came of the films, by class, and what is easily overlooked."""
+    for line in ("films by class:", *by_class(settled.labels(), counts["losses"])):
+        print(line, flush=True)
+    _tell_warnings(warnings(settled, table, params))
+
+
+def _tell_warnings(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        print(f"warning: {sentence}", flush=True)
 
 
 def _reading(params: Ingest) -> Reading:
@@ -91,53 +171,20 @@ def _reading(params: Ingest) -> Reading:
     )
 
 
-def _counts(inputs: int, quarantine: list[Quarantined]) -> dict[str, Any]:
+def _counts(inputs: int, quarantine: list[Quarantined], table: Labels, params: Ingest) -> dict[str, Any]:
     reasons = dict(Counter(row.reason for row in quarantine).most_common())
     return {
         "inputs": inputs,
         "curated": inputs - len(quarantine),
         "quarantined": len(quarantine),
         "reasons": reasons,
+        "losses": losses(quarantine, table.unmatched(), params.classes),
     }
 
 
 def _refusals(quarantine: list[Quarantined]) -> pd.DataFrame:
     rows = [row.columns() for row in sorted(quarantine, key=lambda row: row.path)]
     return pd.DataFrame(rows, columns=QUARANTINE_COLUMNS)
-
-
-def _list_files(source: Path, labels: Path) -> tuple[list[str], list[Quarantined]]:
-    """Relative paths of all files below `source`, sorted, without the table of labels; and what cannot be one."""
-    if not source.is_dir():
-        raise UserError(f"no folder {source}; put films there or set ingest.source")
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"the folder {error.filename} cannot be read ({error.strerror}); change its rights")
-
-    root, table = source.resolve(), labels.resolve()
-    files: list[str] = []
-    refused: list[Quarantined] = []
-    for folder, subfolders, names in os.walk(root, onerror=refuse):  # pathlib would pass over what it may not read
-        links = [name for name in subfolders if Path(folder, name).is_symlink()]  # others are walked in their turn
-        for path in (Path(folder, name) for name in [*names, *links]):
-            relative = path.relative_to(root).as_posix()
-            try:
-                target = path.resolve() if path.is_symlink() else path
-                regular = target.is_file()
-            except (OSError, RuntimeError):  # a link to itself
-                refused.append(Quarantined(relative, "unreadable", "a symbolic link that leads nowhere"))
-                continue
-            if target == table:
-                continue
-            if not target.is_relative_to(root):
-                refused.append(Quarantined(relative, "outside_source", "a symbolic link that leads out of the source"))
-            elif regular:
-                files.append(relative)
-            elif not target.is_dir():
-                refused.append(Quarantined(relative, "unreadable", "neither a file nor a folder"))
-    if not files and not refused:
-        raise UserError(f"the folder {source} holds no films; put DICOM or picture files there or set ingest.source")
-    return sorted(files), refused
 
 
 def _settings(how: Reading, clahe_clip: float, pseudonym: Pseudonym) -> str:
@@ -188,11 +235,30 @@ def _record(decoded: Decoded, pseudonym: Pseudonym) -> dict[str, Any]:
     return {
         "reason": reason,
         "sentence": sentence,
-        "patient": decoded.patient and pseudonym("patient_id", decoded.patient),
-        "instance": decoded.instance and pseudonym("instance_id", decoded.instance),
+        "ids": identifiers(decoded.ids, pseudonym),
         "label": decoded.label,
         "facts": decoded.facts,
     }
+
+
+def _with_same_pictures(store: cache.DecodedFiles, digests: list[str], size: int) -> Callable[[str], dict[str, Any]]:
+    """The store's records, in which films of different encodings that show one picture have the same one."""
+    if not store.has_forms():
+        return store.record
+    films = {digest: film for digest in digests if not (film := store.record(digest))["reason"]}
+    first: dict[str, str] = {}  # a film for each picture of a form
+    for digest, film in films.items():
+        first.setdefault(f"{film['picture']} {[film['facts'].get(name) for name in cache.FORM]}", digest)
+    shown, forms = list(first.values()), [key.partition(" ")[2] for key in first]
+    means = np.array([block_means(store.image(digest, size)) for digest in shown])
+    found = first_alike(means, forms, lambda k: store.image(shown[k], size))
+    same = {films[shown[k]]["picture"]: films[shown[one]]["picture"] for k, one in enumerate(found) if k != one}
+
+    def record(digest: str) -> dict[str, Any]:
+        film = store.record(digest)
+        return film | {"picture": same.get(film["picture"], film["picture"])}
+
+    return record
 
 
 def _known(source: Path, names: dict[str, str], how: Reading, store: cache.DecodedFiles) -> dict[str, str]:
@@ -207,6 +273,10 @@ def _known(source: Path, names: dict[str, str], how: Reading, store: cache.Decod
                 store.note(names[file.path], file.state, file.digest)
                 digests[file.path] = file.digest
     return digests
+
+
+def _crashed_look(path: str) -> Looked:
+    return Looked(path, ("unreadable", "its header cannot be read, or took too long or too much memory"))
 
 
 def _read(source: Path, files: list[str], how: Reading) -> Iterator[Digested]:
@@ -224,23 +294,41 @@ def _unchanged(path: Path, name: str, store: cache.DecodedFiles) -> str | None:
         return None  # the worker says why
 
 
+@contextmanager
+def _kept_beside(beside: Path, quarantine: list[Quarantined]) -> Iterator[None]:
+    """The list of refusals is there when the block fails."""
+    try:
+        yield
+    except UserError:
+        with written_whole(beside) as file:
+            _refusals(quarantine).to_csv(file, index=False)
+        raise
+
+
 def _check_quarantined(
-    counts: dict[str, Any], source: Path, refusals: pd.DataFrame, beside: Path, allowed: float
+    counts: dict[str, Any], source: Path, settled: Settled, table: Labels, params: Ingest, where: str
 ) -> None:
     share = (counts["quarantined"] - sum(counts["reasons"].get(name, 0) for name in ON_PURPOSE)) / counts["inputs"]
-    if counts["curated"] and share <= allowed:
-        return
-    with written_whole(beside) as file:
-        refusals.to_csv(file, index=False)
     found = ", ".join(f"{count} {reason}" for reason, count in counts["reasons"].items())
-    if not counts["curated"]:
-        raise UserError(
-            f"none of the {counts['inputs']} files in {source} can be taken ({found}); see {beside} and docs/ingest.md"
-        )
-    raise UserError(
-        f"{share:.1%} of the {counts['inputs']} files in {source} are refused ({found}), and ingest.max_quarantined "
-        f"allows {allowed:.1%}; see {beside}, and mend the files or the labels, or raise that limit"
+    nobody = (
+        "; pictures name no patient: say in a column patient_id of the labels whose they are, or set ingest.patients: "
+        "per_file, and each is its own patient"
+        if counts["reasons"].get("no_patient")
+        else ""
     )
+    if not counts["curated"]:
+        wrong = absent(params.classes, settled.borne, table.listed) if counts["reasons"].get("other_class") else ""
+        hint = f"; {wrong}" if wrong else nobody
+        raise UserError(
+            f"none of the {counts['inputs']} files in {source} can be taken ({found}){hint}; {where} and docs/ingest.md"
+        )
+    if share > params.max_quarantined:
+        raise UserError(
+            f"{share:.1%} of the {counts['inputs']} files in {source} are refused ({found}), and "
+            f"ingest.max_quarantined allows {params.max_quarantined:.1%}{nobody}; {where}, and mend the files or the "
+            "labels, or raise that limit"
+        )
+    check_present(params.classes, settled.labels(), settled.borne, table.listed)
 
 
 def _write(

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -32,6 +32,7 @@ BATCHES_AHEAD = 4  # a worker: enough to keep it busy, little enough for flat me
 SECONDS_AN_ITEM = 60.0  # a worker that needs longer is ended
 SECONDS_FOR_A_WORKER = 30  # of a cluster to be there
 STATM = Path("/proc/self/statm")  # its first number: pages of address space
+NO_ROOM = (OSError, RuntimeError, ImportError)  # for processes, threads or semaphores; a broken pool is one of them
 MEMORY_LIMIT = 1 << 30  # bytes that a worker may take beyond what it starts with
 
 
@@ -65,7 +66,7 @@ def each(
                     batch = waiting.popleft()
                     try:
                         running[pool.submit(batched, batch)] = batch
-                    except BrokenProcessPool:
+                    except NO_ROOM:  # broken, or none but the first worker can be started
                         suspects.extend(batch)
                 for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                     batch = running.pop(future)
@@ -86,7 +87,7 @@ def _one_by_one(
             while items and alive:
                 try:
                     future = pool.submit(batched, [items[0]])
-                except BrokenProcessPool:  # before this item's turn
+                except NO_ROOM:  # before this item's turn
                     break
                 wait([future])
                 alive = not _died(future)
@@ -120,8 +121,15 @@ def _pool(executor: ExecutorName, workers: int) -> Iterator[tuple[Executor, int]
         with _cluster() as found:
             yield found
         return
-    with processes(workers, partial(_bound_memory, MEMORY_LIMIT)) as pool:
-        first = pool.submit(os.getpid)
+    with ExitStack() as stack:
+        try:
+            pool = stack.enter_context(processes(workers, partial(_bound_memory, MEMORY_LIMIT)))
+            first = pool.submit(os.getpid)
+        except NO_ROOM as error:
+            why = " ".join(f"{(isinstance(error, OSError) and error.strerror) or error}".split())
+            raise UserError(
+                f"no worker process can be started ({why}); free memory or processes, or set ingest.workers lower"
+            ) from None
         yield pool, workers
         if first.done() and isinstance(first.exception(), BrokenProcessPool):  # no item is to blame
             raise NotStartedError("no worker process starts; is there memory for one, and is all installed?")

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import openpyxl
 import pandas as pd
 import pytest
 
 from flows.deliveries import Addition, Film, addition, extended, places
 from tasks.errors import UserError
+from tasks.ingest.label_tables import open_table
 
 OLD = {"a/1.png": "d1", "b/2.png": "d2"}
 
@@ -105,3 +107,39 @@ class TestTables:
         added = addition(Path("archive.parquet"), Path("delivered.csv"), "table", found, list(OLD))
         Path("after.parquet").write_bytes(extended(Path("archive.parquet"), added))
         assert pd.read_parquet("after.parquet")["age"].tolist() == [40, 50]
+
+    @pytest.mark.parametrize("more", ["", ",age"])
+    def test_a_workbook_stays_a_workbook(self, more: str) -> None:
+        book = openpyxl.Workbook()
+        for row in ([], ["path", "label", "patient_id"], ["a/1.png", "x", 17]):
+            book.worksheets[0].append(row)
+        book.save("archive.xlsx")
+        Path("delivered.csv").write_text(f"path,label,patient_id{more}\nc/3.png,=z,007{',50' if more else ''}\n")
+        found = places({"c/3.png": "d3"}, OLD, nothing)
+        added = addition(Path("archive.xlsx"), Path("delivered.csv"), "table", found, list(OLD))
+        Path("after.xlsx").write_bytes(extended(Path("archive.xlsx"), added))
+        table = open_table(Path("after.xlsx"))
+        assert table.columns == ("path", "label", "patient_id", "age")[: 4 if more else 3]
+        rows = [("a/1.png", "x", "17", ""), ("c/3.png", "=z", "007", "50")]
+        assert list(table.rows(*table.columns)) == [row[: 4 if more else 3] for row in rows]
+
+    @pytest.mark.parametrize("more", ["", ";age"])
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+    def test_text_of_any_encoding_is_added_to(self, encoding: str, more: str) -> None:
+        """Also where the delivery has letters that the archive's encoding lacks."""
+        Path("archive.csv").write_bytes("sep=;\npath;label\na/1.png;Ödem\n".encode(encoding))
+        Path("delivered.csv").write_text(f"path;label{more}\nc/3.png;Łódź{';50' if more else ''}\n", encoding="utf-8")
+        added = addition(
+            Path("archive.csv"), Path("delivered.csv"), "table", places({"c/3.png": "d3"}, OLD, nothing), []
+        )
+        Path("after.csv").write_bytes(extended(Path("archive.csv"), added))
+        table = open_table(Path("after.csv"))
+        rows = [("a/1.png", "Ödem", ""), ("c/3.png", "Łódź", "50")]
+        assert list(table.rows(*table.columns)) == [row[: 3 if more else 2] for row in rows]
+
+    def test_films_are_known_by_paths_of_another_machine(self) -> None:
+        """As ingest knows them: what the archive's table says of D:\\films\\a\\1.png it says of a/1.png."""
+        archive = "path,label\nD:\\films\\a\\1.png,x\n"
+        assert self.added(archive, "path,label\n/mnt/a/1.png,x\n", {"a/1.png": "d1"}).rows == []
+        with pytest.raises(UserError, match="row 1 of"):
+            self.added(archive, "path,label\na/1.png,y\n", {"a/1.png": "d1"})

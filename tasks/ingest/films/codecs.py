@@ -6,7 +6,7 @@ is, is read from the stream itself: files are mislabelled, and its size must be 
 
 import io
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import imagecodecs
 import numpy as np
@@ -25,6 +25,7 @@ START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}  # of JPEG (
 STANDALONE = {0x01, *range(0xD0, 0xDA)}  # markers without a length
 START_OF_JPEG_2000 = b"\xff\x4f\xff\x51"
 JPEG_LOSSLESS, JPEG_LS = 0xC3, 0xF7
+OVERSHOOT = 2.0  # times the largest value of a film: more than wavelets do (1.4 was seen)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Stream:
     bits: int
     signed: bool = False
     levels: int = 0  # wavelet decompositions
+    reversible: bool = True
 
 
 def stored_values(header: pydicom.Dataset, largest_step: int) -> Stored:
@@ -78,9 +80,32 @@ def stored_values(header: pydicom.Dataset, largest_step: int) -> Stored:
     stored = _decode(code, stream, largest_step)
     if stored.values.shape != (-(-stream.rows // stored.step), -(-stream.columns // stored.step)):
         raise Refused("decode_failed", "the compressed picture has another size than it says")
+    if stream.kind == 0 and stream.signed == (header.PixelRepresentation == 1):
+        return _without_overshoot(stored, code, stream, header)
     if not stream.signed:
         _check_bits(stored.values, header)
     return stored
+
+
+def _without_overshoot(stored: Stored, code: bytes, stream: Stream, header: pydicom.Dataset) -> Stored:
+    """What wavelets overshoot is cut off: where the stream has more bits than the film, its decoder does not.
+
+    Only a whole decode of a reversible stream has the pixels themselves and can say that they need more bits; of other
+    decodes what lies beyond all overshoot gives reason to look there.
+    """
+    if stream.signed:
+        signed, half = stored.values.view(f"i{stored.values.itemsize}"), 1 << (header.BitsStored - 1)
+        return replace(stored, values=np.clip(signed, -half, half - 1).view(stored.values.dtype))
+    limit = (1 << header.BitsStored) - 1
+    largest = int(stored.values.max())
+    if largest <= limit:
+        return stored
+    exact = stored.step == 1 and stream.reversible
+    if exact or (stored.step == 1 and largest > OVERSHOOT * limit):
+        _check_bits(stored.values, header)
+    elif largest > OVERSHOOT * limit:
+        _without_overshoot(_decode(code, stream, 1), code, stream, header)
+    return replace(stored, values=np.minimum(stored.values, stored.values.dtype.type(limit)))
 
 
 def _used_bits(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
@@ -158,14 +183,14 @@ def _inspect_jpeg_2000(code: bytes) -> Stream:
     depth, dx, dy = struct.unpack_from(">3B", code, 42)
     if (left, top, dx, dy) != (0, 0, 1, 1):
         raise Refused("unsupported_encoding", "a JPEG 2000 picture with an offset or with subsampling")
-    levels, at = 0, 2
+    levels, reversible, at = 0, True, 2
     while code[at + 1] != 0x90:  # start of the first tile
         if code[at] != 0xFF:
             raise Refused("decode_failed", "the header of the compressed picture is damaged")
         if code[at + 1] == 0x52:
-            levels = code[at + 9]
+            levels, reversible = code[at + 9], code[at + 13] == 1
         at += 2 + struct.unpack_from(">H", code, at + 2)[0]
-    return Stream(0, bottom, right, components, (depth & 0x7F) + 1, bool(depth & 0x80), levels)
+    return Stream(0, bottom, right, components, (depth & 0x7F) + 1, bool(depth & 0x80), levels, reversible)
 
 
 def _decode(code: bytes, stream: Stream, largest_step: int) -> Stored:

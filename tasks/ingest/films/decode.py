@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tasks.ingest import cache
-from tasks.ingest.films.dicom import read_dicom
+from tasks.ingest.films.dicom import look_at_dicom, read_dicom
 from tasks.ingest.films.film import Film, Reading, Refused
-from tasks.ingest.films.pictures import picture_kind, read_picture
+from tasks.ingest.films.pictures import look_at_picture, picture_kind, read_picture
 from tasks.ingest.films.resize import to_square
 
 HEADER_BYTES = 1 << 24  # what a file may hold beside four bytes a pixel
@@ -21,12 +21,13 @@ UNFORESEEN = "the film is damaged in a way that no check foresaw"
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A file that is not taken; the fields are the columns of quarantine.csv. No digest: it was not read."""
+    """A file that is not taken; the first fields are the columns of quarantine.csv. No digest: it was not read."""
 
     path: str
     reason: str
     sentence: str
     digest: str = ""
+    classes: tuple[str, ...] = ()  # that it is labelled with, and is lost to; no column
 
     def columns(self) -> tuple[str, ...]:
         """The row as it is written; a file's name need not be UTF-8."""
@@ -43,8 +44,7 @@ class Decoded:
     digest: str
     image: np.ndarray | None = None
     refusal: tuple[str, str] = ("", "")
-    patient: str = ""
-    instance: str = ""
+    ids: dict[str, str] = field(default_factory=dict)  # as in Film
     label: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -56,6 +56,16 @@ class Digested:
     path: str
     state: str
     digest: str
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A file of which the header was read; the fields are as in Decoded."""
+
+    path: str
+    refusal: tuple[str, str] = ("", "")
+    ids: dict[str, str] = field(default_factory=dict)
+    label: str = ""
 
 
 def digest_file(source: Path, how: Reading, path: str) -> Digested | None:
@@ -95,12 +105,37 @@ def decode_file(source: Path, how: Reading, clahe_clip: float, path: str) -> Dec
         if image.min() == image.max():
             raise Refused("blank", "every pixel looks the same")
     except Refused as refused:
-        return Decoded(path, state, digest, refusal=(refused.reason, refused.sentence))
+        return Decoded(path, state, digest, refusal=(refused.reason, refused.sentence), ids=refused.ids)
     except MemoryError:
         return Decoded(path, state, digest, refusal=("too_large", "decoding needs more memory than a worker may use"))
     except Exception as error:  # no file, whatever is in it, ends a run
         return Decoded(path, state, digest, refusal=("decode_failed", f"{UNFORESEEN}: {type(error).__name__}"))
-    return Decoded(path, state, digest, image, ("", ""), film.patient, film.instance, film.label, film.facts)
+    return Decoded(path, state, digest, image, ("", ""), film.ids, film.label, film.facts)
+
+
+def look_at_file(source: Path, how: Reading, path: str) -> Looked:
+    """What `decode_file` would find by names and headers alone. `path` is relative to `source`."""
+    try:
+        with (source / path).open("rb") as file:
+            if os.fstat(file.fileno()).st_size > _most_bytes(how):
+                return Looked(path, ("too_large", f"the limit is {_most_bytes(how):,} bytes"))
+            start = file.read(132)
+            file.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # as in read_film
+                if kind := picture_kind(start):
+                    look_at_picture(file, kind, how)
+                    return Looked(path)
+                ids, label = look_at_dicom(file, how)
+                return Looked(path, ids=ids, label=label)
+    except Refused as refused:
+        return Looked(path, (refused.reason, refused.sentence), refused.ids)
+    except OSError as error:
+        return Looked(path, ("unreadable", f"the file cannot be read: {error.strerror}"))
+    except MemoryError:
+        return Looked(path, ("too_large", "reading needs more memory than a worker may use"))
+    except Exception as error:  # as in decode_file
+        return Looked(path, ("decode_failed", f"{UNFORESEEN}: {type(error).__name__}"))
 
 
 def crashed(source: Path, path: str) -> Quarantined:

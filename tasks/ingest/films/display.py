@@ -14,6 +14,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi
 from tasks.ingest.films.film import Refused
 from tasks.ingest.films.header import all_of, said, text
 
+EIGHT = 8  # bits up to which a film without a window is as somebody windowed it
 PERCENTILES = (0.5, 99.5)  # of the display range where a film names no window
 
 
@@ -63,7 +64,8 @@ def stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def display_table(header: pydicom.Dataset, pixels: np.ndarray, window: str) -> tuple[np.ndarray, str]:
     """What a viewer shows for every pattern of `pixels`, float32 in [0, 1], and how it was found.
 
-    The window or VOI LUT named `window`; else the first LUT; else the first window; else the percentiles of the film.
+    The window or VOI LUT named `window`; else the first LUT; else the first window; else all of the range that 8 bits
+    have, as for pictures of 8 bits; else the percentiles of the film. Then the presentation LUT.
     """
     stored = all_values(pixels, int(header.BitsStored), header.PixelRepresentation == 1)
     for keyword in ("RescaleSlope", "RescaleIntercept"):
@@ -81,15 +83,32 @@ def display_table(header: pydicom.Dataset, pixels: np.ndarray, window: str) -> t
         shown, display = apply_voi(indices, header, index=index).astype(np.float32) / (2**bits - 1), "VOI LUT"
     elif found := _window(header, named[1] if named else 0):
         shown, display = apply_window(values, *found, text(header, "VOILUTFunction") or "LINEAR"), "window"
+    elif header.BitsStored <= EIGHT:
+        shown, display = stretch(values, float(values.min()), float(values.max())), "as stored"
     else:
         shown, display = stretch(values, *percentile_range(pixels, values, ~padded)), "percentiles"
-    # PresentationLUTShape INVERSE says the same of a MONOCHROME1 film (PS3.3 C.8.11.1): one inversion, not two.
-    if text(header, "PhotometricInterpretation") == "MONOCHROME1" or text(header, "PresentationLUTShape") == "INVERSE":
-        shown = 1 - shown
+    shown = _presented(header, shown)
     shown[padded] = 0.0
     if not np.isfinite(shown).all():
         raise Refused("decode_failed", "the display chain gives values that are not numbers")
     return np.clip(shown, 0, 1).astype(np.float32), f"named {display}" if named else display
+
+
+def _presented(header: pydicom.Dataset, shown: np.ndarray) -> np.ndarray:
+    """What the presentation makes of the windowed values in [0, 1] (PS3.3 C.11.4, C.11.6): a look-up table gives
+    grey levels themselves, from black to white. One without its table is as if absent.
+    """
+    luts = header.get("PresentationLUTSequence")
+    if luts and len(luts[0].get("LUTDescriptor") or ()) == 3 and luts[0].get("LUTData"):
+        entries, first, bits = (int(value) for value in luts[0].LUTDescriptor)
+        table = pydicom.Dataset()  # pydicom looks up in a VOI LUT, which has the same form
+        table.file_meta, table.PixelRepresentation, table.VOILUTSequence = header.file_meta, 0, luts
+        indices = np.rint(np.clip(shown, 0, 1) * ((entries or 1 << 16) - 1)).astype(np.int32) + first
+        return apply_voi(indices, table).astype(np.float32) / (2**bits - 1)
+    # PresentationLUTShape INVERSE says the same of a MONOCHROME1 film (PS3.3 C.8.11.1): one inversion, not two.
+    if text(header, "PhotometricInterpretation") == "MONOCHROME1" or text(header, "PresentationLUTShape") == "INVERSE":
+        return 1 - shown
+    return shown
 
 
 def _padding(header: pydicom.Dataset, stored: np.ndarray) -> np.ndarray:

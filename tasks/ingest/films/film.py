@@ -22,6 +22,7 @@ class Refused(Exception):
     def __init__(self, reason: str, sentence: str) -> None:
         super().__init__(reason, sentence)
         self.reason, self.sentence = reason, sentence
+        self.ids: dict[str, str] = {}  # as in Film, where the header could be read
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Film:
 
     A decoded pixel spans `step` stored ones a side, and the centre of the first lies at `first` stored pixels from
     the edge. `aspect` is the height of a stored pixel over its width. `facts` come from an allow-list and may be kept.
-    `patient` and `instance` (SOPInstanceUID) are identifiers: they go through the keyed pseudonym and no further.
+    `ids` are its identifiers by kind (see `header.IDENTIFIERS`): they go through the keyed pseudonym and no further.
     """
 
     pixels: np.ndarray
@@ -68,10 +69,10 @@ class Film:
     step: int = 1
     first: float = 0.5
     aspect: float = 1.0
-    patient: str = ""
-    instance: str = ""
+    ids: dict[str, str] = field(default_factory=dict)
     label: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    turn: tuple[bool, bool, bool] = (False, False, False)  # as `header.turn`, still to be done
 
 
 Box = tuple[float, float, float, float]

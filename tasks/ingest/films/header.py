@@ -4,6 +4,7 @@ Nothing else of a header leaves this module and `display`.
 """
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import pydicom
@@ -17,12 +18,26 @@ RADIOGRAPHS = {"CR", "DX", "DR", "RG", "XR"}  # values of Modality (0008,0060)
 VIEWS = {"PA", "AP", "LL", "RL", "LATERAL", "LLD", "RLD", "LPO", "RPO", "LAO", "RAO"}  # of ViewPosition (0018,5101)
 LATERAL_VIEWS = {"LL", "RL", "PROFIL", "PERFIL", "SEITLICH"}  # beside all that says LAT
 LATERAL_CODES = {"399067008", "399173006", "399198007", "R-10236", "R-10238"}  # of ViewCodeSequence, CID 4010
+FRONTAL_WORDS, LATERAL_WORDS = {"PA", "AP", "FRONTAL"}, {"LAT", "LATERAL", "LL", "PROFIL", "PERFIL", "SEITLICH"}
+SIDES = {"L", "R", "LT", "RT", "LEFT", "RIGHT", "BILATERAL", "BOTH"}
 # Defined terms of BodyPartExamined (PS3.16 Annex L) that are not the chest. Other values, in whatever language, pass.
 OTHER_PARTS = {
     *("ABDOMEN", "ANKLE", "ARM", "BREAST", "CALCANEUS", "CALF", "CERVICALSPINE", "CLAVICLE", "COCCYX", "CSPINE"),
     *("ELBOW", "EXTREMITY", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW", "KNEE"),
     *("LEG", "LSPINE", "LUMBARSPINE", "MAXILLA", "NECK", "PATELLA", "PELVIS", "SACRUM", "SCAPULA", "SHOULDER"),
     *("SINUS", "SKULL", "SPINE", "THIGH", "TIBIA", "TIBIAFIBULA", "TOE", "TSPINE", "THORACICSPINE", "ULNA", "WRIST"),
+    "WHOLEBODY",
+}
+LONG = 4  # letters from which a part is known as the beginning of a word, HANDGELENK, or at 6 within one
+CHEST = ("CHEST", "THORAX", "TORAX", "LUNG", "RIB", "PULMO", "BRUST", "TORACE", "PECHO")
+TEETH = {"TEETH", "TOOTH", "DENTAL", "ORTHOPANTOMOGRAM", "PANOREX"}  # in descriptions of panoramas that name no part
+DESCRIPTIONS = ("SeriesDescription", "StudyDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
+IDENTIFIERS = {  # by the kinds that labels know
+    "patient": "PatientID",
+    "instance": "SOPInstanceUID",
+    "series": "SeriesInstanceUID",
+    "study": "StudyInstanceUID",
+    "accession": "AccessionNumber",
 }
 ANIMALS = ("CANINE", "FELINE", "EQUINE", "BOVINE", "VETERINAR")
 ASPECTS = (0.25, 4.0)  # of a pixel's height to its width; outside the spacing is an error of the header
@@ -60,17 +75,61 @@ def check_header(header: pydicom.Dataset, reading: Reading) -> None:
         raise Refused("unsupported_encoding", "pixels are neither 8 nor 16 bits wide")
     if reading.lateral == "refuse" and _is_lateral(header):
         raise Refused("lateral_view", "a lateral view (ingest.lateral: take keeps these)")
-    if reading.body_part == "chest" and text(header, "BodyPartExamined").replace(" ", "") in OTHER_PARTS:
-        raise Refused("not_a_chest", "BodyPartExamined is another part (ingest.body_part: any keeps these)")
+    if reading.body_part == "chest" and _is_other_part(header):
+        raise Refused("not_a_chest", "the header names another part (ingest.body_part: any keeps these)")
     species = text(header, "PatientSpeciesDescription")
     device = "".join(text(header, keyword) for keyword in ("InstitutionName", "AcquisitionDeviceProcessingDescription"))
     if species not in ("", "HUMAN", "HOMO SAPIENS") or any(word in device for word in ANIMALS):
         raise Refused("not_human", "the header speaks of an animal")
 
 
+def _is_other_part(header: pydicom.Dataset) -> bool:
+    words = _words(text(header, "BodyPartExamined"))
+    joined = "".join(word for word in words if word not in SIDES)
+    if joined in OTHER_PARTS or "".join(words) in OTHER_PARTS:
+        return True
+    if any(part in joined for part in CHEST):
+        return False
+    described = {word for keyword in DESCRIPTIONS for word in _words(text(header, keyword))}
+    return (
+        any(word in OTHER_PARTS for word in words)
+        or any(word.startswith(part) for word in words for part in OTHER_PARTS if len(part) >= LONG)
+        or any(part in joined for part in OTHER_PARTS if len(part) >= LONG + 2)
+        or bool(described & TEETH)
+    )
+
+
+def _words(value: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", value)
+
+
+def turn(header: pydicom.Dataset) -> tuple[bool, bool, bool]:
+    """What makes a frontal view upright by its PatientOrientation (PS3.3 C.7.6.1.1.1): whether its axes are exchanged,
+    and then whether it stands on its head and whether it is mirrored. Rows are to go to the left, columns to the feet.
+    """
+    along, down = _directions(header)
+    exchanged = along in ("H", "F")
+    along, down = (down, along) if exchanged else (along, down)
+    if along not in ("L", "R") or down not in ("H", "F"):
+        return False, False, False
+    return exchanged, down == "H", along == "R"
+
+
+def _directions(header: pydicom.Dataset) -> tuple[str, str]:
+    """Where the rows and the columns go: L, R, A, P, H or F; "" where the header has nothing that makes sense."""
+    found = [said(value).upper()[:1] for value in all_of(header.get("PatientOrientation"))]
+    return (found[0], found[1]) if len(found) == 2 else ("", "")
+
+
 def _is_lateral(header: pydicom.Dataset) -> bool:
+    axes = {frozenset("HF"): "HF", frozenset("AP"): "AP"}
+    sides = {name for letter in _directions(header) for axis, name in axes.items() if letter in axis}
+    view, described = text(header, "ViewPosition"), set(_words(text(header, "SeriesDescription")))
+    if sides == {"HF", "AP"} or (
+        view not in FRONTAL_WORDS and described & LATERAL_WORDS and not described & {*FRONTAL_WORDS, "DECUBITUS"}
+    ):
+        return True
     codes = {text(item, "CodeValue") for item in header.get("ViewCodeSequence") or ()}
-    view = text(header, "ViewPosition")
     named = view in LATERAL_VIEWS or ("LAT" in view and "DEC" not in view)  # a lateral decubitus is a frontal view
     return named or bool(codes & LATERAL_CODES)
 
@@ -88,11 +147,23 @@ def pixel_aspect(header: pydicom.Dataset) -> float:
     return 1.0
 
 
+def identifiers(header: pydicom.Dataset) -> dict[str, str]:
+    """By the kinds of IDENTIFIERS those that the header has; of a header too damaged to give one, the others."""
+    found = {}
+    for kind, keyword in IDENTIFIERS.items():
+        with suppress(Exception):  # values can be damaged in as many ways as there are values
+            found[kind] = said(header.get(keyword))
+    return {kind: value for kind, value in found.items() if value}
+
+
 def label_of(header: pydicom.Dataset, reading: Reading) -> str:
-    """The element's values that are classes, with a backslash between them; its other text stays here."""
+    """The element's values that are classes, in whatever capitals, with a backslash between them; its other text stays
+    here.
+    """
     elements = all_of(header.get(reading.label_tag)) if reading.label_tag else []
     values = (part.strip() for element in elements for part in re.split(r"[\\|;]", said(element)))
-    return "\\".join(value for value in values if value in reading.label_values)
+    classes = {name.casefold() for name in reading.label_values}
+    return "\\".join(value for value in values if value.casefold() in classes)
 
 
 def safe_facts(header: pydicom.Dataset) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A PNG, JPEG or TIFF file to display pixels."""
 
 import io
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -24,14 +25,29 @@ def picture_kind(content: bytes) -> str:
     return "" if content[128:132] == b"DICM" else next(kinds, "")
 
 
+def look_at_picture(file: BinaryIO, kind: str, reading: Reading) -> None:
+    """Refuse what the first bytes of a picture of a `picture_kind` give reason to. Raises Refused."""
+    try:
+        with Image.open(file, formats=[kind]) as image:
+            _check(image, reading)
+    except (Refused, MemoryError):
+        raise
+    except Exception as error:
+        raise Refused("decode_failed", f"the picture cannot be decoded: {type(error).__name__}") from None
+
+
+def _check(image: Image.Image, reading: Reading) -> None:
+    reading.check_size(image.height, image.width)
+    if getattr(image, "n_frames", 1) > 1:
+        raise Refused("multi_frame", "more than one page")
+
+
 def read_picture(content: bytes, kind: str, reading: Reading) -> Film:
     """Decode one picture of a `picture_kind`. Raises Refused with the reason, and MemoryError."""
     try:
         with Image.open(io.BytesIO(content), formats=[kind]) as opened:
             image: Image.Image = opened
-            reading.check_size(image.height, image.width)
-            if getattr(image, "n_frames", 1) > 1:
-                raise Refused("multi_frame", "more than one page")
+            _check(image, reading)
             if kind != "TIFF" and image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:  # Pillow turns TIFF itself
                 image = ImageOps.exif_transpose(image)
             shape = image.height, image.width

@@ -16,13 +16,18 @@ CLAHE_TILES = (8, 8)
 
 
 def to_square(film: Film, size: int, fit: Fit = "pad", clahe_clip: float = 0.0) -> np.ndarray:
-    """A film to (size, size) uint8; see `film.frame` for `fit`. Non-square pixels become square.
+    """A film to (size, size) uint8, upright; see `film.frame` for `fit`. Non-square pixels become square.
 
     `clahe_clip` above 0 equalises the contrast locally (CLAHE with 8 x 8 tiles, Zuiderveld 1994), margins left out.
     """
     box, target = frame(*film.shape, film.aspect, size, fit)
     shown = _whole_resolution(film, box, target) if film.step == 1 else _reduced_resolution(film, box, target)
     image = np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8)
+    exchanged, upside_down, mirrored = film.turn
+    image = np.ascontiguousarray(
+        (image.T if exchanged else image)[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+    )
+    target = image.shape[0], image.shape[1]
     if clahe_clip > 0:
         image = cv2.createCLAHE(clahe_clip, CLAHE_TILES).apply(image)
     canvas = np.zeros((size, size), dtype=np.uint8)

@@ -1,12 +1,14 @@
 """A worker that crashes, hangs or is killed costs the item that it died of, and no other."""
 
 import ctypes
+import errno
 import os
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -102,3 +104,55 @@ def test_workers_that_cannot_start_are_a_sentence_and_blame_no_item(monkeypatch:
     monkeypatch.setattr(workers, "MEMORY_LIMIT", "no number")
     with pytest.raises(UserError, match="no worker process starts"):
         list(each(work, range(10), died, "processes"))
+
+
+class Full(ThreadPoolExecutor):
+    """A pool whose system gives it one worker, and then no more."""
+
+    given = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        self.given += 1
+        if self.given == 3:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return super().submit(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+        RuntimeError("can't start new thread"),
+        ImportError("This platform lacks a functioning sem_open implementation"),
+    ],
+)
+@pytest.mark.parametrize("at", ["the pool", "its first worker"])
+def test_a_system_without_room_for_workers_is_a_sentence(
+    at: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(ThreadPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Any:
+            raise error
+
+    @contextmanager
+    def processes(*_: object) -> Iterator[Executor]:
+        if at == "the pool":
+            raise error
+        with Broken() as pool:
+            yield pool
+
+    monkeypatch.setattr(workers, "processes", processes)
+    with pytest.raises(UserError, match=r"^no worker process can be started \((Resource|can't|This).*\); free memory"):
+        list(each(work, range(10), died, "processes"))
+
+
+def test_no_item_is_lost_where_there_is_room_for_few_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def processes(*_: object) -> Iterator[Executor]:
+        with Full(1) as pool:
+            yield pool
+
+    monkeypatch.setattr(workers, "processes", processes)
+    monkeypatch.setattr(workers, "_work_through", lambda work, seconds, batch: [(item, "done") for item in batch])
+    outcomes = list(each(work, range(80), died, "processes", 4))
+    assert sorted(outcomes) == [(item, "done") for item in range(80)]

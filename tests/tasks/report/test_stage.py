@@ -89,6 +89,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     found = json.loads(inputs.downstream.read_text())
     found["confounds"]["warnings"].append(HOSTILE)
     inputs.downstream.write_text(json.dumps(found))
+    curated = json.loads((folder / "curated/dataset.json").read_text())
+    curated["losses"] = {"normal": {"lateral_view": 3, "duplicate": 1}, "rare": {"no_film": 2}}
+    (folder / "curated/dataset.json").write_text(json.dumps(curated))
     decide = verdict.decide
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -174,6 +177,13 @@ def test_the_page_says_what_was_found(made: Path, shown: Parsed) -> None:
     assert "The collapse guard raised no alarm" in shown.text
     assert image_set.load(made / "curated").digest in shown.text
     assert "one-execution" in shown.text
+
+
+def test_what_each_class_has_lost_is_on_the_page(shown: Parsed) -> None:
+    assert (
+        "Lost by class (no_film: an entry of the labels whose film is not there): normal 3 lateral_view, 1 duplicate; "
+        "rare 2 no_film."
+    ) in shown.text
 
 
 def test_that_a_generator_learnt_from_simulated_films_before_stands_beside_the_verdict(shown: Parsed) -> None:

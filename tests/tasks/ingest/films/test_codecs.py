@@ -4,11 +4,13 @@ import io
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels.processing import apply_voi
+from pydicom.uid import JPEG2000
 
 from tasks.ingest.films.decode import read_film
 from tasks.ingest.films.film import Reading, Refused
@@ -116,6 +118,54 @@ def test_unused_high_bits_and_signed_values(encoding: str) -> None:
     pydicom.dcmwrite(changed, header)
     expected = ((pixels.astype(int) + 2048) % 4096) / 4095  # -2048 is black, 2047 white
     np.testing.assert_allclose(read_film(changed.getvalue()).pixels, expected, atol=1e-3)
+
+
+def wavelet_film(pixels: np.ndarray, bits: int = 12, signed: bool = False, **how: Any) -> bytes:
+    """JPEG 2000 of 16 bits, as some archives write films of fewer."""
+    values = pixels.astype(np.int16) - 2 ** (bits - 1) if signed else pixels
+    stream = imagecodecs.jpeg2k_encode(values, codecformat="j2k", **how)
+    film = make_film(pixels, BitsStored=bits, HighBit=bits - 1, PixelRepresentation=int(signed), **WINDOW)
+    film.WindowCenter, film.WindowWidth = 2 ** (bits - 1) * (not signed), 2**bits
+    film.PixelData = encapsulate([bytes(stream)])
+    film["PixelData"].VR, film["PixelData"].is_undefined_length = "OB", True
+    film.file_meta.TransferSyntaxUID = JPEG2000
+    content = io.BytesIO()
+    pydicom.dcmwrite(content, film, enforce_file_format=True)
+    return content.getvalue()
+
+
+def with_letters(top: int) -> np.ndarray:
+    """(512, 480) uint16 with letters as white as a film can be, beside which wavelets overshoot."""
+    pixels = (anatomy(512, 480) * (top / 4095)).astype(np.uint16)
+    letters = np.kron(np.random.default_rng(0).integers(0, 2, (8, 24)), np.ones((8, 8)))
+    pixels[24:88, 24:216][letters > 0] = top
+    return pixels
+
+
+@pytest.mark.parametrize("how", [{"reversible": True}, {"reversible": False, "level": 75}], ids=["reversible", "lossy"])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("size", [32, 64, 256])
+def test_what_wavelets_overshoot_is_cut_off(bits: int, size: int, signed: bool, how: dict[str, Any]) -> None:
+    """The stream says 16 bits and the header fewer: no film is refused for it, and white stays white."""
+    pixels = with_letters(2**bits - 1)
+    content = wavelet_film(pixels, bits, signed, **how)
+    reduced = to_square(read_film(content, Reading(size=size)), size).astype(float)
+    window: dict[str, Any] = {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits}
+    plain = make_film(pixels, BitsStored=bits, HighBit=bits - 1, **window)
+    expected = to_square(read_film(encode(plain, "explicit")), size)
+    assert np.abs(reduced - expected).mean() < 3
+    read_film(content)
+
+
+def test_only_a_whole_decode_says_that_pixels_need_more_bits() -> None:
+    pixels = with_letters(4095)
+    pixels[200:300, 200:300] = 60000
+    for size in (32, None):
+        with pytest.raises(Refused, match="pixels need more than the 12 bits"):
+            read_film(wavelet_film(pixels, reversible=True), Reading(size=size))
+    with pytest.raises(Refused, match="pixels need more than the 12 bits"):
+        read_film(wavelet_film(np.minimum(pixels, 4200), reversible=True), Reading(size=None))
 
 
 def with_frame(encoding: str, change: object) -> bytes:

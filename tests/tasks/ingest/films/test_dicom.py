@@ -7,6 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_windowing
 
 from tasks.ingest.films.decode import read_film
@@ -64,6 +65,8 @@ def test_without_a_window_a_few_extreme_pixels_do_not_set_the_range() -> None:
         {"WindowCenter": [], "WindowWidth": 400},
         {"RescaleSlope": None, "RescaleIntercept": None},
         {"VOILUTSequence": []},
+        {"PresentationLUTSequence": []},
+        {"PresentationLUTSequence": [Dataset()]},
     ],
 )
 def test_what_vendors_leave_empty_is_as_if_absent(odd: dict[str, Any]) -> None:
@@ -375,3 +378,131 @@ def test_slender_jpeg_pictures_are_reduced_alike_on_both_sides() -> None:
     grey = np.tile(np.linspace(0, 255, 9).astype(np.uint8), (1500, 1))
     film = read_film(saved(Image.fromarray(grey), "JPEG", quality=95), Reading(size=64, fit="stretch"))
     assert film.pixels.shape == tuple(-(-side // film.step) for side in film.shape)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("L-SPINE", "L KNEE", "LOWEREXTREMITY", "ABDOMENPELVIS", "WHOLEBODY", "HANDGELENK", "Knee, left", "C SPINE"),
+        *("LSPINE", "RT HAND", "UPPER_EXTREMITY", "HEAD & NECK", "HIP"),
+    ],
+)
+def test_another_part_is_known_however_it_is_written(part: str) -> None:
+    film = to_bytes(make_film(ramp(), BodyPartExamined=part))
+    with pytest.raises(Refused) as refused:
+        read_film(film)
+    assert refused.value.reason == "not_a_chest"
+    read_film(film, Reading(body_part="any"))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("", "CHEST", "THORAX", "TORAX", "RIBCAGE", "CHEST ABDOMEN", "CHEST, PORTABLE", "THORAX LIEGEND", "LUNGE"),
+        *("PORTABLE", "BRUSTKORB", "CHESTABDPELVIS", "RTHORAX", "COLLEGE"),
+    ],
+)
+def test_a_chest_in_whatever_words_is_taken(part: str) -> None:
+    read_film(to_bytes(make_film(ramp(), BodyPartExamined=part)))
+
+
+@pytest.mark.parametrize("keyword", ["SeriesDescription", "StudyDescription", "ProtocolName"])
+def test_a_panorama_of_teeth_is_no_chest(keyword: str) -> None:
+    elements: dict[str, Any] = {keyword: "Panorama, TEETH"}
+    with pytest.raises(Refused, match="another part"):
+        read_film(to_bytes(make_film(ramp(), **elements)))
+    read_film(to_bytes(make_film(ramp(), BodyPartExamined="CHEST", **elements)))
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"PatientOrientation": ["A", "F"]},
+        {"PatientOrientation": ["P", "F"], "ViewPosition": "PA"},
+        {"PatientOrientation": ["F", "AR"]},
+        {"SeriesDescription": "Thorax LAT"},
+        {"SeriesDescription": "Thorax seitlich"},
+        {"SeriesDescription": "CHEST LATERAL", "ViewPosition": "LL"},
+    ],
+)
+def test_lateral_views_are_known_by_more_than_their_view(elements: dict[str, Any]) -> None:
+    film = to_bytes(make_film(ramp(), **elements))
+    with pytest.raises(Refused) as refused:
+        read_film(film)
+    assert refused.value.reason == "lateral_view"
+    read_film(film, Reading(lateral="take"))
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"SeriesDescription": "Thorax PA LAT"},
+        {"SeriesDescription": "Thorax LAT", "ViewPosition": "PA"},
+        {"SeriesDescription": "LAT DECUBITUS"},
+        {"SeriesDescription": "PLATE 2"},
+        {"PatientOrientation": ["L", "F"]},
+        {"PatientOrientation": ""},
+        {"PatientOrientation": ["L", "P"]},
+    ],
+)
+def test_frontal_views_are_taken(elements: dict[str, Any]) -> None:
+    read_film(to_bytes(make_film(ramp(), **elements)))
+
+
+@pytest.mark.parametrize("encoding", ["explicit", "jpeg_2000"])
+@pytest.mark.parametrize("shape", [(512, 512), (500, 300)])
+@pytest.mark.parametrize(
+    ("orientation", "stored"),
+    [
+        (["L", "F"], lambda film: film),
+        (["LF", "FR"], lambda film: film),
+        (["R", "F"], np.fliplr),
+        (["L", "H"], np.flipud),
+        (["R", "H"], lambda film: film[::-1, ::-1]),
+        (["F", "L"], np.transpose),
+        (["H", "L"], lambda film: np.transpose(film)[:, ::-1]),
+        (["F", "R"], lambda film: np.transpose(film)[::-1]),
+        (["nonsense"], lambda film: film),
+    ],
+)
+def test_films_are_shown_upright(orientation: list[str], stored: Any, shape: tuple[int, int], encoding: str) -> None:
+    """However they lie in the file: the patient's left is on the right, and the feet are below."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    upright = (3000 * np.exp(-((y - 120) ** 2 + (x - 90) ** 2) / 60**2) + y).astype(np.uint16)
+    window: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
+    expected = to_square(read_film(encode(make_film(upright, **window), encoding), Reading(size=32)), 32)
+    film = make_film(np.ascontiguousarray(stored(upright)), **window, PatientOrientation=orientation)
+    found = to_square(read_film(encode(film, encoding), Reading(size=32)), 32)
+    assert np.abs(found.astype(float) - expected).mean() < 1.5
+
+
+def presentation(data: list[int], bits: int = 12) -> Dataset:
+    """An item of PresentationLUTSequence."""
+    item = Dataset()
+    item.LUTDescriptor = [len(data), 0, bits]
+    item.add_new("LUTData", "US", data)
+    return item
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_presentation_lut_is_looked_up_after_the_window(photometric: str) -> None:
+    """It gives grey levels from black to white, whatever the pixels' own polarity is (PS3.3 C.11.6)."""
+    steps = np.linspace(0, 1, 256) ** 2
+    window: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096, "PhotometricInterpretation": photometric}
+    item = presentation([round(4095 * step) for step in steps])
+    shown = read_film(to_bytes(make_film(ramp(), **window, PresentationLUTSequence=[item]))).pixels
+    np.testing.assert_allclose(shown, (ramp() / 4095) ** 2, atol=0.005)
+
+
+@pytest.mark.parametrize("allocated", [8, 16])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_eight_bits_without_a_window_are_shown_as_a_picture_of_them_is(allocated: int, compressed: bool) -> None:
+    pixels = (40 + ramp(64, top=120)).astype(np.uint8)
+    data = pixels.tobytes() if allocated == 8 else pixels.astype(np.uint16).tobytes()
+    film = make_film(pixels, BitsAllocated=allocated, BitsStored=8, HighBit=7, PixelData=data)
+    picture = io.BytesIO()
+    Image.fromarray(pixels).save(picture, format="PNG")
+    found = read_film(encode(film, "jpeg_2000") if compressed else to_bytes(film))
+    expected = read_film(picture.getvalue())
+    np.testing.assert_allclose(found.pixels, expected.pixels, atol=1e-6)
+    assert found.facts["display"] == expected.facts["display"] == "as stored"
