@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -187,19 +189,29 @@ def _log(client: MlflowClient, name: str, staged: Path, truncation: float, train
     made_by = training.info.run_id if training is not None else None
     model_id = str(client.create_logged_model(experiment, name, source_run_id=made_by).model_id)
     label = read_generator(staged / "generator")[1]["classes"][0]
-    mlflow.pyfunc.log_model(
-        model_id=model_id,
-        python_model=str(staged / "mlflow_model.py"),
-        code_paths=[str(staged / "model")],
-        artifacts={"generator": str(staged / "generator"), "record": str(staged / "record")},
-        signature=SIGNATURE,
-        input_example=pd.DataFrame([{"label": label, "count": 1}]),
-        model_config={"truncation": truncation},
-        pip_requirements=[f"{package}=={installed(package).partition('+')[0]}" for package in PACKAGES],
-    )
+    with _no_bytecode():  # MLflow imports the code where it has put it, to try the example
+        mlflow.pyfunc.log_model(
+            model_id=model_id,
+            python_model=str(staged / "mlflow_model.py"),
+            code_paths=[str(staged / "model")],
+            artifacts={"generator": str(staged / "generator"), "record": str(staged / "record")},
+            signature=SIGNATURE,
+            input_example=pd.DataFrame([{"label": label, "count": 1}]),
+            model_config={"truncation": truncation},
+            pip_requirements=[f"{package}=={installed(package).partition('+')[0]}" for package in PACKAGES],
+        )
     if made_by:
         client.log_outputs(made_by, [LoggedModelOutput(model_id, step=0)])
     return model_id
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _named(client: MlflowClient) -> None:

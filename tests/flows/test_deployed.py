@@ -27,7 +27,7 @@ from tests.conftest import ROOT, TINY, Project, copy_project
 from tests.flows import films
 from tests.flows.deployed import Deployed, deployed, environment, wait
 
-STAGES = {"data/raw.dvc", "ingest", "imbalance", "encoder", "classify", "report"} | {
+STAGES = {"data/raw.dvc", "ingest", "imbalance", "encoder", "phantom", "classify", "report"} | {
     f"{stage}@{name}" for stage in ("train", "synthesize", "quality") for name in ("msg_gan", "msg_sagan")
 }
 KIMG = 0.03

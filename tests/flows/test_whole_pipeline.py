@@ -8,7 +8,7 @@ import pandas as pd
 
 from tests.conftest import TinyProject
 
-ONE_EACH = {"ingest", "imbalance", "encoder", "classify", "report", "data/raw.dvc"}
+ONE_EACH = {"ingest", "imbalance", "encoder", "phantom", "classify", "report", "data/raw.dvc"}
 TWO_EACH = {f"{stage}@{name}" for stage in ("train", "synthesize", "quality") for name in ("msg_gan", "msg_sagan")}
 
 
