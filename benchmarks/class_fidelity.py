@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +93,14 @@ def films(name: str, side: int) -> ImageSet:
 def oracle(side: int) -> Classifier:
     """Trained on the train split of "others", classes repeated to the same size and augmented; made once."""
     kept, others = WORK / f"oracle-{side}.pt", films("others", side)
-    network = Classifier(len(others.classes), side)
+    network = Classifier(len(others.classes))
     if not kept.exists():
         train_split, val = others.where(split="train"), others.where(split="val")
         counts = np.bincount(train_split.labels)
         plan = {label: int(counts.max() - n) for label, n in zip(others.classes, counts, strict=True)}
         stream = batches(training_set("classic", others, None, plan, seed=0), 32, seed=0)
         config = ClassifierConfig(steps=ORACLE_STEPS)
-        build = partial(Classifier, side=side)
-        trained = train_classifier(stream, len(others.classes), config, None, (val.images, val.labels), build)
+        trained = train_classifier(stream, len(others.classes), config, None, (val.images, val.labels))
         torch.save(trained.network.state_dict(), kept)
     network.load_state_dict(torch.load(kept, weights_only=True))
     return network.eval()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIDE = 128  # pixels: larger images are halved first
+SIDE = 64  # pixels: larger images are halved first
 EVALUATIONS = 10  # points of a cycle at which validation is looked at, evenly spread, the last step among them
 TEMPERATURES = np.geomspace(0.1, 20, 107)  # 5 % apart
 
@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
 class Halving(nn.Module):
     """(B, C, H, W) -> (B, DETAILS + 1, H/2, W/2): the first channel averaged, beside it what a convolution finds."""
 
-    DETAILS = 7
+    DETAILS = 15
 
     def __init__(self, channels_in: int) -> None:
         super().__init__()
