@@ -245,6 +245,8 @@ def _collect(table: Table, keyed: _Keyed, places: Places, pseudonym: Pseudonym, 
 
     loose: dict[str, list[tuple[str, str, tuple[str, ...], Entry, int]]] = {}  # by file: key, how, before, entry, row
     shared: set[str] = set()
+    told: set[str] = set()  # names of files to which the entry that comes nearest was found
+    before: Counter[tuple[str, ...]] = Counter()  # folders that only the table writes
     lost = near = number = 0
     first_near = 0
     for number, (name, texts, patient, conflict) in enumerate(keyed.rows, start=1):
@@ -266,16 +268,20 @@ def _collect(table: Table, keyed: _Keyed, places: Places, pseudonym: Pseudonym, 
             result.lost.update(said.findings)
             if alike := places.namesakes(name):
                 near, first_near = near + 1, first_near or number
-                for file in alike:
+                last = names(name.replace("\\", "/"))[0]
+                for file in () if last in told else alike:
                     result.near.setdefault(file, number)
+                told.add(last)
         elif meant.how:
-            loose.setdefault(meant.place, []).append((name, meant.how, meant.before, said, number))
+            loose.setdefault(meant.place, []).append((name, meant.how, meant.before or (), said, number))
         else:
             found[meant.place] = _joined(found.get(meant.place), said)
+        if meant.before is not None:
+            before[meant.before] += 1
     cells.check()
     result.renamed = {safe: entry for text, (safe, entry) in cells.names.items() if safe != text}
 
-    kept = outermost(Counter(before for rows in loose.values() for _, _, before, *_ in rows if before))
+    kept = outermost(before)
     hows: Counter[str] = Counter()
     for file, rows in loose.items():
         rows = [row for row in rows if not row[2] or row[2] in kept]
@@ -285,8 +291,8 @@ def _collect(table: Table, keyed: _Keyed, places: Places, pseudonym: Pseudonym, 
         if len({name for name, *_ in rows}) > 1:  # two ways to write it can be two films
             found[file] = Entry((), conflict=True)
     for file, rows in loose.items():
-        for _, _, before, said, entry_number in rows:
-            if before and before not in kept:
+        for _, _, folders, said, entry_number in rows:
+            if folders and folders not in kept:
                 lost, near, first_near = lost + 1, near + 1, first_near or entry_number
                 result.lost.update(said.findings)
                 result.near.setdefault(file, entry_number)
@@ -295,7 +301,7 @@ def _collect(table: Table, keyed: _Keyed, places: Places, pseudonym: Pseudonym, 
     for file in places.files if shared else ():
         name, stem = names(file)
         if name in shared or (stem in shared and stem not in stems):
-            found[file] = Entry((), conflict=True)
+            found.setdefault(file, Entry((), conflict=True))  # but for those of which another row says the path
     what = "for no file of the source" if kind in OF_FILES else "without an identifier"
     parts = [
         f"{number:,} entries",

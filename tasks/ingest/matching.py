@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-MOST_LIKE = 64  # files of one name among which a part of a path is looked for; beyond, it means none of them
 SPELLED, LONGER, SHORTER = (  # than the file's own path in the source; as the log says it
     "by a name whose capitals or accents are written otherwise",
     "without the folders that the table writes before them",
@@ -16,11 +15,14 @@ SPELLED, LONGER, SHORTER = (  # than the file's own path in the source; as the l
 
 
 class Meant(NamedTuple):
-    """`place`: the file, '' for none, None where several are meant. `how` and `before` where that is not as written."""
+    """`place`: the file, '' for none, None where several are meant. `how`: '' where that is as written.
+
+    `before`: the folders that only the table writes, which are to be the source; None where the key does not say.
+    """
 
     place: str | None
     how: str = ""
-    before: tuple[str, ...] = ()  # folders that only the table writes
+    before: tuple[str, ...] | None = None
 
 
 class Places:
@@ -30,6 +32,7 @@ class Places:
         self.kind, self.files = kind, files
         self._paths = frozenset(files)
         self._names: dict[str, str | None] = {}
+        self._ends: dict[int, dict[tuple[str, ...], list[str]]] = {}
         if kind == "name":
             stems: dict[str, str | None] = {}
             for file in files:
@@ -41,48 +44,48 @@ class Places:
         """The file that `key` means, if it is one."""
         key = key.replace("\\", "/")
         if self.kind == "name" and "/" not in key:
-            place = self._names.get(key, "")
+            exact = Meant(self._names.get(key, ""))
         else:
             path = posixpath.normpath(key)
-            place = path if path in self._paths else ""
-        return Meant(place) if place != "" or not key else self._loosely(key)
+            exact = Meant(path, before=()) if path in self._paths else Meant("")
+        return exact if exact.place != "" or not key else self._loosely(key)
 
-    def namesakes(self, key: str) -> list[str]:
-        """The files that only share the name with a key that means none of them, with or without its extension."""
-        name = _parts(key)[-1:]
-        found = self._by_end.get(tuple(name)) or self._by_stem.get(posixpath.splitext(name[0])[0]) if name else None
-        return list(found or ())
+    def namesakes(self, key: str) -> Sequence[str]:
+        """The files that only share the name with a key that means none of them, with or without its extension.
+
+        The same object for every key of one name: there may be as many keys as files.
+        """
+        name = "".join(_parts(key)[-1:])
+        return self._by_name.get((name,)) or self._by_stem.get(posixpath.splitext(name)[0]) or ()
 
     def _loosely(self, key: str) -> Meant:
         parts = _parts(key)
         if not parts:
             return Meant("")
         if self.kind == "name" and "/" not in key:
-            found = self._by_end.get(tuple(parts)) or self._by_stem.get(parts[0], [])
+            found = self._by_name.get(parts) or self._by_stem.get(parts[0], [])
             return _only(found, SPELLED)
+        deeper = self._deeper(len(parts)).get(parts, [])  # files of whose paths the key is the end
         for start in range(len(parts)):  # the longest end of the key that is a file
             if files := self._by_path.get(parts[start:]):
-                longer = _only(files, LONGER if start else SPELLED, parts[:start])
-                return longer if not start or len(self._ending(parts)) == 0 else Meant(None)
-        return _only(self._ending(parts), SHORTER)
-
-    def _ending(self, parts: tuple[str, ...]) -> list[str]:
-        """The files in some folder of which the whole key is the end."""
-        found = self._by_end.get(parts[-2:], [])
-        if len(parts) == 1:
-            return found
-        if len(found) > MOST_LIKE:
-            return []
-        return [file for file in found if _parts(file)[-len(parts) :] == parts and len(_parts(file)) > len(parts)]
+                top = ("/",) if start and key.startswith("/") else ()
+                return _only([*files, *deeper] if start else files, LONGER if start else SPELLED, top + parts[:start])
+        return _only(deeper, SHORTER)
 
     @cached_property
     def _by_path(self) -> dict[tuple[str, ...], list[str]]:
         return _listed((_parts(file), file) for file in self.files)
 
     @cached_property
-    def _by_end(self) -> dict[tuple[str, ...], list[str]]:
-        ends = ((_parts(file), file) for file in self.files)
-        return _listed((parts[-n:], file) for parts, file in ends for n in {1, min(2, len(parts))})
+    def _by_name(self) -> dict[tuple[str, ...], list[str]]:
+        return _listed((_parts(file)[-1:], file) for file in self.files)
+
+    def _deeper(self, length: int) -> dict[tuple[str, ...], list[str]]:
+        """By the `length` last parts of their paths, the files that lie deeper; an index a length."""
+        if length not in self._ends:
+            split = ((_parts(file), file) for file in self.files)
+            self._ends[length] = _listed((parts[-length:], file) for parts, file in split if len(parts) > length)
+        return self._ends[length]
 
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:
@@ -92,12 +95,17 @@ class Places:
 def outermost(before: Counter[tuple[str, ...]]) -> set[tuple[str, ...]]:
     """Of the folders that a table writes before its files, those that can all be the source: none lies in another.
 
-    Of two of which one does, more rows decide. What the others seem to mean is another file, that is not there.
+    Of two of which one does, more rows decide. What the others seem to mean is another file, that is not there. () is
+    that of paths that are written from the source on; folders of a whole machine can be the source beside it.
     """
     kept: set[tuple[str, ...]] = set()
+    above: set[tuple[str, ...]] = set()  # the folders that those kept lie in
     for folders, _ in sorted(before.items(), key=lambda item: (-item[1], len(item[0]))):
-        if not any(folders[: len(one)] == one or one[: len(folders)] == folders for one in kept):
+        whole = folders and (folders[0] == "/" or ":" in folders[0])
+        parents = [folders[:n] for n in range(1 if whole else 0, len(folders))]
+        if folders not in above and kept.isdisjoint(parents):
             kept.add(folders)
+            above.update(parents)
     return kept
 
 
@@ -114,7 +122,7 @@ def _parts(path: str) -> tuple[str, ...]:
     return tuple(part for part in parts if part not in ("", "."))
 
 
-def _only(files: Sequence[str], how: str, before: tuple[str, ...] = ()) -> Meant:
+def _only(files: Sequence[str], how: str, before: tuple[str, ...] | None = None) -> Meant:
     return Meant("") if not files else Meant(files[0], how, before) if len(files) == 1 else Meant(None)
 
 

@@ -1,5 +1,6 @@
 """Paths as people's tables write them: what can mean one film alone means it, and nothing is guessed."""
 
+import time
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.ingest.labels import Entry, Labels, read_labels
-from tasks.ingest.matching import outermost
+from tasks.ingest.matching import Places, outermost
 from tests.tasks.ingest.test_labels import by_path, csv_file, pseudonym
 
 FILES = ["x/a/one.png", "x/a/two.dcm", "x/b/three", "Übersicht.png"]
@@ -96,3 +97,39 @@ def test_the_nearest_miss_is_named_by_its_entry(tmp_path: Path) -> None:
 def test_of_folders_within_each_other_those_with_more_rows_are_the_source() -> None:
     assert outermost(Counter({("d:", "f"): 9, ("d:", "f", "s"): 1, ("e:",): 2})) == {("d:", "f"), ("e:",)}
     assert outermost(Counter({("d:",): 1, ("d:", "f"): 9})) == {("d:", "f")}
+
+
+def test_folders_beside_the_source_name_no_film_in_it(tmp_path: Path) -> None:
+    """Where paths are written from the source on, s3/IM1 is not the film IM1, and takes nothing from its own label."""
+    files = ["s1/IM1", "s1/IM2", "s2/IM1", "IM1"]
+    labels = read(tmp_path, ["s1/IM1", "s1/IM2", "s2/IM1", "s3/IM1"], files)
+    assert by_path(labels, "IM1") is None
+    assert labels.unmatched() == {"x": 1}
+    labels = read(tmp_path, ["s1/IM1", "IM1", "s2/IM1", "s3/IM1", "s4/IM1"], files)
+    assert by_path(labels, "IM1") == Entry(("y",))
+
+
+def test_paths_of_a_whole_machine_stand_beside_those_from_the_source_on(tmp_path: Path) -> None:
+    labels = read(tmp_path, ["x/a/one.png", "x/b/three", "D:\\films\\x\\a\\two.dcm", "/films/Übersicht.png"])
+    assert [by_path(labels, file) for file in FILES] == [Entry((name,)) for name in ("x", "z", "y", "x")]
+
+
+def test_a_name_of_several_films_takes_nothing_from_those_whose_path_is_given(tmp_path: Path) -> None:
+    labels = read(tmp_path, ["s1/IM1", "s2/IM1", "IM1"], ["s1/IM1", "s2/IM1", "s3/IM1"])
+    assert [by_path(labels, f"s{k}/IM1") for k in (1, 2, 3)] == [Entry(("x",)), Entry(("y",)), Entry((), conflict=True)]
+
+
+def test_a_path_that_is_the_end_of_very_many_means_none() -> None:
+    files = ["x/1.png", *(f"{k}/p/x/1.png" for k in range(100))]
+    assert Places("path", files).find("p/x/1.png").place is None
+    assert Places("path", files).find("7/p/x/1.png").place == "7/p/x/1.png"
+    assert Places("path", files).find("D:/7/p/x/1.png").place == "7/p/x/1.png"
+
+
+def test_twenty_thousand_films_of_one_name_take_seconds(tmp_path: Path) -> None:
+    """As in an archive of study/DICOM/IM1: neither what is missed nor what is moved is compared with all the others."""
+    start = time.perf_counter()
+    read(tmp_path, [f"old/{k}/DICOM/IM1" for k in range(20_000)], [f"new{k}/DICOM/IM1" for k in range(20_000)])
+    moved = read(tmp_path, [f"/pacs/{k}/IM{k}" for k in range(20_000)], [f"IM{k}" for k in range(20_000)])
+    assert time.perf_counter() - start < 8  # quadratic, it took over a minute
+    assert by_path(moved, "IM7") == Entry(("y",))
