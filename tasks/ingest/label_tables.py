@@ -117,7 +117,7 @@ def open_table(path: Path) -> Table:
             names, said = parquet.read_schema(path).names, ""
         else:
             with closing(workbook(path)) as book:
-                names = [_text(value) for value in next(_filled(book.worksheets[0]), ())]
+                names = [_text(value) for value in next(_filled(book), ())]
                 sheets = len(book.worksheets)
             said = f"read from the first of the {sheets} sheets of a workbook" if sheets > 1 else ""
     return Table(path, _named(path, names), said=said)
@@ -189,14 +189,16 @@ def workbook(path: Path, whole: bool = False) -> Any:
     return openpyxl.load_workbook(content, read_only=not whole, data_only=not whole)
 
 
-def _filled(sheet: Any) -> Iterator[tuple[object, ...]]:
-    """The rows in which anything stands."""
+def _filled(book: Any) -> Iterator[tuple[object, ...]]:
+    """The rows of the first sheet in which anything stands, whatever size the file says that it has."""
+    sheet = book.worksheets[0]
+    sheet.reset_dimensions()
     return (row for row in sheet.iter_rows(values_only=True) if any(value not in (None, "") for value in row))
 
 
 def _excel_rows(path: Path, at: Sequence[int]) -> Iterator[tuple[str, ...]]:
     with closing(workbook(path)) as book:
-        rows = _filled(book.worksheets[0])
+        rows = _filled(book)
         next(rows)
         for row in rows:
             yield tuple(_text(row[k]) if k < len(row) else "" for k in at)
@@ -235,9 +237,13 @@ def _readable(path: Path, encoding: str = UTF_8) -> Iterator[None]:
         ) from None
     except PermissionError:
         raise UserError(f"no permission to read the labels file {path}; change its rights") from None
-    # pyarrow's errors are among them, and a KeyError is what openpyxl makes of a zip that is no workbook
-    except (ValueError, OSError, csv.Error, NotImplementedError, BadZipFile, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:
         kind = kind_of(path)
+        if kind != "Excel" and not isinstance(error, (ValueError, OSError, csv.Error, NotImplementedError, KeyError)):
+            raise  # pyarrow's errors are among these; openpyxl's are as many as the ways to damage a workbook,
         name = f"CSV in {ENCODINGS[encoding].partition(',')[0]}" if kind == "CSV" else kind
-        reason = " ".join(str(error).split())
+        quotes = kind == "Excel" and not isinstance(error, (BadZipFile, OSError))  # and quote cells, which can be names
+        reason = f"a damaged part ({type(error).__name__})" if quotes else " ".join(str(error).split())
         raise UserError(f"the labels file {path} cannot be read as {name}: {reason}") from None

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+import zipfile
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
@@ -131,3 +133,39 @@ def test_columns_are_known_however_they_are_spelled(written: str, asked: str, tm
     column = table.column(asked)
     assert column == written.strip()
     assert list(table.rows(column)) == [("b",)]
+
+
+def damaged(path: Path, pattern: str, becomes: str) -> Path:
+    """The workbook with another text in its first sheet."""
+    other = path.with_name(f"other-{path.name}")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(other, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "xl/worksheets/sheet1.xml":
+                content, count = re.subn(pattern.encode(), becomes.encode(), content)
+                assert count
+            new.writestr(name, content)
+    return other
+
+
+@pytest.mark.parametrize("size", ["A1", "A1:B2", "A1:Z99"])
+def test_a_workbook_that_says_another_size_is_read_to_its_end(size: str, tmp_path: Path) -> None:
+    """Programs that are no Excel write what they like there, and rows beyond it would be lost in silence."""
+    path = workbook(tmp_path / "labels.xlsx", [["path", "label"], *([f"{k}.png", "x"] for k in range(50))])
+    table = open_table(damaged(path, '<dimension ref="[^"]*"', f'<dimension ref="{size}"'))
+    assert len(list(table.rows("path", "label"))) == 50
+
+
+@pytest.mark.parametrize(
+    ("pattern", "becomes"),
+    [
+        ('<c r="A2"[^>]*>.*?</c>', '<c r="A2" t="n"><v>Mueller^Anna</v></c>'),
+        ('<c r="A2"[^>]*>.*?</c>', '<c r="A2" t="d"><v>Mueller^Anna</v></c>'),
+        ('<c r="A2"[^>]*>.*?</c>', '<c r="A2" t="s"><v>9999</v></c>'),
+        ('<c r="A2"[^>]*>.*?</c>', '<c r="A2"><v>Mueller^Anna'),
+    ],
+)
+def test_a_damaged_workbook_is_one_sentence_that_quotes_nothing(pattern: str, becomes: str, tmp_path: Path) -> None:
+    path = damaged(workbook(tmp_path / "labels.xlsx", [["path", "label"], ["a.png", "x"]]), pattern, becomes)
+    with pytest.raises(UserError, match=r"cannot be read as Excel: a damaged part \(\w+\)$"):
+        list(open_table(path).rows("path", "label"))
