@@ -26,6 +26,7 @@ STANDALONE = {0x01, *range(0xD0, 0xDA)}  # markers without a length
 START_OF_JPEG_2000 = b"\xff\x4f\xff\x51"
 JPEG_LOSSLESS, JPEG_LS = 0xC3, 0xF7
 OVERSHOOT = 2.0  # times the largest value of a film: more than wavelets do (1.4 was seen)
+NOTABLE, MANY = 1.1, 0.1  # times the largest value, and a share of the pixels: as many do not overshoot by as much
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def stored_values(header: pydicom.Dataset, largest_step: int) -> Stored:
 def _without_overshoot(stored: Stored, code: bytes, stream: Stream, header: pydicom.Dataset) -> Stored:
     """What wavelets overshoot is cut off: where the stream has more bits than the film, its decoder does not.
 
-    Only a whole decode of a reversible stream has the pixels themselves and can say that they need more bits; of other
-    decodes what lies beyond all overshoot gives reason to look there.
+    Only a whole decode can say that pixels need more bits: a reversible stream has the pixels themselves, of others
+    they lie far beyond the film's, or many of them do. In a reduced decode that gives reason to look there.
     """
     if stream.signed:
         signed, half = stored.values.view(f"i{stored.values.itemsize}"), 1 << (header.BitsStored - 1)
@@ -100,10 +101,10 @@ def _without_overshoot(stored: Stored, code: bytes, stream: Stream, header: pydi
     largest = int(stored.values.max())
     if largest <= limit:
         return stored
-    exact = stored.step == 1 and stream.reversible
-    if exact or (stored.step == 1 and largest > OVERSHOOT * limit):
+    beyond = largest > OVERSHOOT * limit or np.mean(stored.values > NOTABLE * limit) > MANY
+    if stored.step == 1 and (stream.reversible or beyond):
         _check_bits(stored.values, header)
-    elif largest > OVERSHOOT * limit:
+    elif beyond:
         _without_overshoot(_decode(code, stream, 1), code, stream, header)
     return replace(stored, values=np.minimum(stored.values, stored.values.dtype.type(limit)))
 

@@ -168,6 +168,16 @@ def test_only_a_whole_decode_says_that_pixels_need_more_bits() -> None:
         read_film(wavelet_film(np.minimum(pixels, 4200), reversible=True), Reading(size=None))
 
 
+@pytest.mark.parametrize("how", [{"reversible": True}, {"reversible": False, "level": 75}], ids=["reversible", "lossy"])
+@pytest.mark.parametrize("size", [32, 64, None])
+def test_a_film_of_more_bits_than_its_header_says_is_not_cut_off(size: int | None, how: dict[str, Any]) -> None:
+    """Half of its pixels would be white; edges alone overshoot."""
+    pixels = anatomy(512, 480)
+    pixels = (pixels * (5500 / pixels.max())).astype(np.uint16)
+    with pytest.raises(Refused, match="pixels need more than the 12 bits"):
+        read_film(wavelet_film(pixels, **how), Reading(size=size))
+
+
 def with_frame(encoding: str, change: object) -> bytes:
     """A film whose compressed frame is `change(frame)`."""
     header = pydicom.dcmread(io.BytesIO(encode(film_for(encoding, anatomy(64, 48)), encoding)))
