@@ -15,7 +15,7 @@ import pandas as pd
 from tasks.errors import UserError
 from tasks.ingest.label_tables import UTF_8, Table, kind_of, open_table, plain, workbook
 from tasks.ingest.labels import OF_FILES, key_of
-from tasks.ingest.matching import Places
+from tasks.ingest.matching import Meant, Places
 
 DIGITS = 8  # of a film's digest, in the name of one whose own name is taken
 
@@ -78,7 +78,8 @@ def addition(
             f"{delivered} names films by {their_key}, and the archive's table {archive} by {key}; deliver a table with "
             "that column"
         )
-    films_of = _Films(kind, films, known)
+    ours_keys, their_keys = ([name for (name,) in table.rows(at)] for table, at in ((ours, key), (theirs, their_key)))
+    films_of = _Films(kind, films, known, ours_keys, their_keys)
     columns, more = _columns(ours, theirs, key, their_key)
     at_key, their_at = ours.columns.index(key), theirs.columns.index(their_key)
     common = [(k, j) for k, j in enumerate(columns[: len(ours.columns)]) if j is not None and k != at_key]
@@ -113,25 +114,33 @@ def _columns(ours: Table, theirs: Table, key: str, their_key: str) -> tuple[list
 class _Films:
     """Which film a row of either table is about, as the path in the archive, or as the row's own key."""
 
-    def __init__(self, kind: str, films: Sequence[Film], known: Sequence[str]) -> None:
-        self.of_files = kind in OF_FILES
+    def __init__(
+        self, kind: str, films: Sequence[Film], known: Sequence[str], ours: Sequence[str], theirs: Sequence[str]
+    ) -> None:
+        self.kind = kind
         self.place = {film.path: film.place for film in films}
-        if self.of_files:
-            self.in_delivery = Places(kind, list(self.place)).find
-            self.in_archive = Places(kind, list(dict.fromkeys([*known, *self.place.values()]))).find
+        self.in_delivery: dict[str, Meant] = {}
+        self.in_archive: dict[str, Meant] = {}
+        if kind in OF_FILES:
+            self.in_delivery = Places(kind, list(self.place)).find_all(theirs)
+            there = list(dict.fromkeys([*known, *self.place.values()]))
+            self.in_archive = Places(kind, there).find_all([*ours, *theirs])
 
     def archived(self, key: str) -> str:
-        return (self.in_archive(key).place or key) if self.of_files else key
+        return (self.in_archive[key].place or key) if self.in_archive else key
 
     def delivered(self, key: str) -> tuple[str, str]:
-        """The film, and the key under which a row about it goes into the archive's table."""
-        path = self.in_delivery(key).place if self.of_files else None
-        if not path:
+        """The film, and the key under which a row about it goes into the archive's table: what could mean one film of
+        the delivery alone could mean several there.
+        """
+        meant = self.in_delivery.get(key)
+        if not (meant and meant.place):
             return self.archived(key), key
-        place = self.place[path]
-        if place == path:
+        place = self.place[meant.place]
+        if place == meant.place and not meant.how:
             return place, key
-        return place, place if "/" in key.replace("\\", "/") else PurePosixPath(place).name
+        bare = self.kind == "name" and "/" not in key.replace("\\", "/")
+        return place, PurePosixPath(place).name if bare else place
 
 
 def extended(archive: Path, added: Addition) -> bytes:

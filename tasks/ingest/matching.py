@@ -50,6 +50,16 @@ class Places:
             exact = Meant(path, before=()) if path in self._paths else Meant("")
         return exact if exact.place != "" or not key else self._loosely(key)
 
+    def find_all(self, keys: Iterable[str]) -> dict[str, Meant]:
+        """What each of the keys of one table means; none where others say that its folders are not the source, and
+        several films where it and another one, neither as it is written, would mean the same.
+        """
+        found = {key: self.find(key) for key in dict.fromkeys(keys)}
+        kept = outermost(Counter(meant.before for meant in found.values() if meant.before is not None))
+        found = {key: Meant("") if meant.before and meant.before not in kept else meant for key, meant in found.items()}
+        loose = Counter(meant.place for meant in found.values() if meant.how)
+        return {key: Meant(None) if meant.how and loose[meant.place] > 1 else meant for key, meant in found.items()}
+
     def namesakes(self, key: str) -> Sequence[str]:
         """The files that only share the name with a key that means none of them, with or without its extension.
 

@@ -86,6 +86,22 @@ class TestTables:
         added = self.added(f"{column},label\nb/2.png,y\n", f"{column},label\n{key},z\n", {"a/1.png": "0123456789"})
         assert added.rows == [[written, "z"]]
 
+    @pytest.mark.parametrize(("key", "films", "written"), [
+        ("3.png", {"c/3.png": "d3"}, "c/3.png"),
+        ("D:\\new\\c\\3.png", {"c/3.png": "d3"}, "c/3.png"),
+        ("new.png", {"new.png": "d2"}, "b/2.png"),
+    ])  # fmt: skip
+    def test_a_path_that_means_one_film_of_the_delivery_alone_is_written_out(
+        self, key: str, films: dict[str, str], written: str
+    ) -> None:
+        """In the archive its end could mean several."""
+        assert self.added("path,label\na/1.png,x\n", f"path,label\n{key},z\n", films).rows == [[written, "z"]]
+
+    def test_a_row_about_a_film_that_is_not_there_names_no_other_one(self) -> None:
+        films = {"s1/IM1": "d4", "s2/IM1": "d5", "IM1": "d6"}
+        added = self.added("path,label\nIM1,x\n", "path,label\ns1/IM1,x\ns2/IM1,x\ns3/IM1,y\n", films)
+        assert added.rows == [["s1/IM1", "x"], ["s2/IM1", "x"], ["s3/IM1", "y"]]
+
     def test_several_rows_of_a_film_are_all_compared(self) -> None:
         archive = "image_id,rad_id,class_name\n1,R1,A\n1,R2,B\n"
         assert self.added(archive, "image_id,rad_id,class_name\n1,R2,B\n1,R1,A\n", {}, "vindr").rows == []

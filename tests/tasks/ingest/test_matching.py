@@ -133,3 +133,10 @@ def test_twenty_thousand_films_of_one_name_take_seconds(tmp_path: Path) -> None:
     moved = read(tmp_path, [f"/pacs/{k}/IM{k}" for k in range(20_000)], [f"IM{k}" for k in range(20_000)])
     assert time.perf_counter() - start < 8  # quadratic, it took over a minute
     assert by_path(moved, "IM7") == Entry(("y",))
+
+
+def test_keys_of_one_table_are_read_together() -> None:
+    found = Places("path", ["s1/IM1", "s2/IM1", "IM1", "one.png"]).find_all(
+        ["s1/IM1", "s2/IM1", "s3/IM1", "D:/old/one.png", "D:/new/one.png"]
+    )
+    assert [meant.place for meant in found.values()] == ["s1/IM1", "s2/IM1", "", None, None]
