@@ -95,7 +95,7 @@ def _is_other_part(header: pydicom.Dataset) -> bool:
         any(word in OTHER_PARTS for word in words)
         or any(word.startswith(part) for word in words for part in OTHER_PARTS if len(part) >= LONG)
         or any(part in joined for part in OTHER_PARTS if len(part) >= LONG + 2)
-        or bool(described & TEETH)
+        or bool(described & TEETH and not any(part in word for word in described for part in CHEST))
     )
 
 
@@ -124,7 +124,8 @@ def _directions(header: pydicom.Dataset) -> tuple[str, str]:
 def _is_lateral(header: pydicom.Dataset) -> bool:
     axes = {frozenset("HF"): "HF", frozenset("AP"): "AP"}
     sides = {name for letter in _directions(header) for axis, name in axes.items() if letter in axis}
-    view, described = text(header, "ViewPosition"), set(_words(text(header, "SeriesDescription")))
+    view, series = text(header, "ViewPosition"), text(header, "SeriesDescription")
+    described = set(_words(re.sub(r"\b([AP])\W{1,2}([AP])\b", r"\1\2", series)))  # p.a. is PA
     if sides == {"HF", "AP"} or (
         view not in FRONTAL_WORDS and described & LATERAL_WORDS and not described & {*FRONTAL_WORDS, "DECUBITUS"}
     ):

@@ -412,6 +412,7 @@ def test_a_panorama_of_teeth_is_no_chest(keyword: str) -> None:
     with pytest.raises(Refused, match="another part"):
         read_film(to_bytes(make_film(ramp(), **elements)))
     read_film(to_bytes(make_film(ramp(), BodyPartExamined="CHEST", **elements)))
+    read_film(to_bytes(make_film(ramp(), **{keyword: "Chest before dental surgery"})))
 
 
 @pytest.mark.parametrize(
@@ -437,6 +438,7 @@ def test_lateral_views_are_known_by_more_than_their_view(elements: dict[str, Any
     "elements",
     [
         {"SeriesDescription": "Thorax PA LAT"},
+        {"SeriesDescription": "Thorax p.a. / lat."},
         {"SeriesDescription": "Thorax LAT", "ViewPosition": "PA"},
         {"SeriesDescription": "LAT DECUBITUS"},
         {"SeriesDescription": "PLATE 2"},
