@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from tasks.errors import UserError
 from tasks.ingest import public_labels
-from tasks.ingest.class_names import Cells, safe_name
+from tasks.ingest.class_names import Cells, grouped, safe_name
 from tasks.ingest.label_tables import Row, Table, open_table
 from tasks.ingest.matching import Places, names, outermost
 from tasks.ingest.public_labels import Said
@@ -141,6 +141,8 @@ def read_labels(
             said = rule(PurePosixPath(file), tag)
             return _entry(*said, pseudonym) if said else None
 
+        if label_format == "folder":
+            _check_folders(files, classes)
         return Labels(f"labels: {about.sentence}", about.own_patients, _rule=lookup)
     if path.is_dir():
         raise UserError(f"{path} is a folder, but format {label_format} takes a table; set ingest.labels to that file")
@@ -329,6 +331,17 @@ def _joined(old: Entry | None, new: Entry) -> Entry:
     differ = bool(old.findings and new.findings) and set(old.findings) != set(new.findings)
     conflict = old.conflict or new.conflict or differ
     return Entry(old.findings or new.findings, old.patients | new.patients, conflict)
+
+
+def _check_folders(files: Sequence[str], classes: Sequence[str]) -> None:
+    """Raises UserError where folders of different names would become one of `classes`."""
+    folders = {name for file in files for name in file.split("/")[:-1]}
+    named = grouped((name, safe_name(name)) for name in folders)
+    if twice := next((name for name in classes if len(named.get(name, ())) > 1), None):
+        raise UserError(
+            f"ingest.classes: folders of {len(named[twice])} names become class {twice!r}, for they differ in slashes, "
+            "brackets or the like alone, which no class name may have; rename them"
+        )
 
 
 def _folder(path: PurePosixPath, _tag: str) -> Said | None:

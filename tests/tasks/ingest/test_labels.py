@@ -481,3 +481,10 @@ def test_hundred_thousand_rows(column: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("label_format", get_args(LabelFormat))
 def test_params_know_which_formats_need_a_table(label_format: str) -> None:
     assert needs_table(label_format) == (labels.FORMATS[label_format].rule is None)
+
+
+def test_folders_that_differ_in_signs_alone_are_not_one_class(tmp_path: Path) -> None:
+    files = ["Nodule&Mass/1.png", "Nodule-Mass/2.png", "Doe (Jane)/3.png", "Doe Jane/4.png"]
+    read_labels(tmp_path, "folder", files, pseudonym, ["normal"])
+    with pytest.raises(UserError, match="folders of 2 names become class 'Nodule-Mass'"):
+        read_labels(tmp_path, "folder", files, pseudonym, ["Nodule-Mass"])
