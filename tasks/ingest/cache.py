@@ -20,7 +20,7 @@ from tasks.errors import UserError
 from tasks.files import private_folder
 
 STORE_FILE = Path(".xraysynth/decoded.sqlite")
-FORM = ("source_format", "transfer_syntax", "bits")  # facts: what a film is encoded as
+FORM = ("source_format", "transfer_syntax", "bits", "coding")  # facts: what a film is encoded as
 UNUSED_DAYS = 30  # after which an entry is dropped
 ROWS_A_COMMIT = 256
 SECONDS_FOR_ANOTHER = 60.0  # ingest to commit

@@ -1,8 +1,9 @@
 """Which curated images show one picture, although their files are encoded in different ways.
 
-Of one encoding the same pixels give the same image, to the bit. A reduced decode differs in the last bits, and a lossy
-one in more: 24 chest films in JPEG 2000 and HTJ2K, lossy and not, at 64 pixels by up to 1.9 grey levels on average and
-2.3 in a block. The two nearest of 704 different films of ChestX-ray14 differ by 9.6 and 15.
+Of one encoding the same pixels give the same image, to the bit; JPEG 2000 of another number of levels or of other tiles
+is another one. A reduced decode differs in the last bits, and a lossy one in more: 24 chest films in JPEG 2000 and
+HTJ2K, lossy and not, at 64 pixels by up to 1.9 grey levels on average and 2.3 in a block. The two nearest of 704
+different films of ChestX-ray14 differ by 9.6 and 15.
 """
 
 from collections.abc import Callable, Sequence

@@ -33,12 +33,14 @@ NOTABLE, MANY = 1.1, 0.1  # times the largest value, and a share of the pixels: 
 class Stored:
     """`values` (h, w) are bit patterns, uint8 or uint16; `step` and `first` as in `film.Film`.
 
-    What a pattern means depends on the header's BitsStored and PixelRepresentation: see `display`.
+    What a pattern means depends on the header's BitsStored and PixelRepresentation: see `display`. `coding`: what a
+    decode at reduced resolution depends on beside the pixels.
     """
 
     values: np.ndarray
     step: int = 1
     first: float = 0.5
+    coding: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Stream:
     signed: bool = False
     levels: int = 0  # wavelet decompositions
     reversible: bool = True
+    tile: tuple[int, ...] = ()  # width and height
 
 
 def stored_values(header: pydicom.Dataset, largest_step: int) -> Stored:
@@ -180,6 +183,7 @@ def _inspect_jpeg(code: bytes) -> Stream:
 def _inspect_jpeg_2000(code: bytes) -> Stream:
     """ISO/IEC 15444-1 A.5.1 (SIZ) and A.6.1 (COD)."""
     right, bottom, left, top = struct.unpack_from(">4I", code, 8)
+    tile = struct.unpack_from(">2I", code, 24)
     (components,) = struct.unpack_from(">H", code, 40)
     depth, dx, dy = struct.unpack_from(">3B", code, 42)
     if (left, top, dx, dy) != (0, 0, 1, 1):
@@ -191,7 +195,7 @@ def _inspect_jpeg_2000(code: bytes) -> Stream:
         if code[at + 1] == 0x52:
             levels, reversible = code[at + 9], code[at + 13] == 1
         at += 2 + struct.unpack_from(">H", code, at + 2)[0]
-    return Stream(0, bottom, right, components, (depth & 0x7F) + 1, bool(depth & 0x80), levels, reversible)
+    return Stream(0, bottom, right, components, (depth & 0x7F) + 1, bool(depth & 0x80), levels, reversible, tile)
 
 
 def _decode(code: bytes, stream: Stream, largest_step: int) -> Stored:
@@ -226,4 +230,4 @@ def _decode_jpeg_2000(code: bytes, stream: Stream, reductions: int) -> Stored:
     values = values >> (8 * values.itemsize - stream.bits)  # Pillow fills the word from the top,
     if stream.signed:
         values = values - values.dtype.type(1 << (stream.bits - 1))  # and makes signed samples positive
-    return Stored(values, step, 0.5)
+    return Stored(values, step, 0.5, f"{stream.levels} {stream.reversible} {stream.tile}")

@@ -110,6 +110,6 @@ def _film(header: pydicom.Dataset, reading: Reading) -> Film:
         aspect,
         ids=identifiers(header),
         label=label_of(header, reading),
-        facts={**safe_facts(header), "display": display},
+        facts={**safe_facts(header), "display": display, "coding": stored.coding},
         turn=turn(header),
     )

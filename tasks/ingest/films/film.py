@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:  # pydantic is dear in a worker process, which never looks at the type
     from tasks.params import Fit
 
-FACTS = (  # of a film that may be kept; pictures know fewer
+FACTS = (  # of a film that may be kept; pictures know fewer, and `coding` (see codecs.Stored) stays in the store
     *("source_format", "modality", "view", "sex", "age_decade", "photometric", "transfer_syntax"),
     *("rows", "columns", "bits", "display"),
 )

@@ -4,10 +4,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless
 
 from tasks.ingest import stage
 from tasks.ingest.films.alike import block_means, first_alike
@@ -82,3 +86,23 @@ def test_a_picture_in_another_encoding_is_never_in_two_splits(
     )
     assert counts["reasons"] == expected
     assert not pd.read_csv(tmp_path / "curated/manifest.csv")["image_id"].duplicated().any()
+
+
+def test_a_picture_in_jpeg_2000_of_other_levels_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One syntax, and the same pixels to the bit; reduced, they differ."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw").mkdir()
+    window: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
+    for k in range(8):
+        for name, levels in (("one", 2), ("other", 6)):
+            how: dict[str, Any] = {"codecformat": "j2k", "reversible": True, "bitspersample": 12, "resolutions": levels}
+            stream = imagecodecs.jpeg2k_encode(pixels(k), **how)
+            film = make_film(pixels(k), patient=f"P{k}", **window)
+            film.PixelData = encapsulate([bytes(stream)])
+            film["PixelData"].VR, film["PixelData"].is_undefined_length = "OB", True
+            film.file_meta.TransferSyntaxUID = JPEG2000Lossless
+            pydicom.dcmwrite(tmp_path / f"raw/{k}-{name}", film, enforce_file_format=True)
+    rows = [f"{k}-{name},{'ab'[k % 2]}" for k in range(8) for name in ("one", "other")]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    counts = stage.run(tmp_path / "raw", tmp_path / "labels.csv", tmp_path / "curated", Ingest(size=SIZE))
+    assert counts["reasons"] == {"duplicate": 8}
