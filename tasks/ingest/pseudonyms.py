@@ -21,13 +21,18 @@ KEY_BYTES = 16  # at least
 KEY_VARIABLE = "XRAYSYNTH_PSEUDONYM_KEY"
 
 
-def load_key(path: Path | None = None) -> bytes:
-    """The key: of the environment variable, else of `path`, by default that of the project, made with mode 600."""
+def load_key(path: Path | None = None, make: bool = True) -> bytes:
+    """The key: of the environment variable, else of `path`, by default that of the project, made with mode 600.
+
+    Without `make` one that is not there is made for this once, and not kept.
+    """
     path = path or home() / KEY_FILE
     if value := os.environ.get(KEY_VARIABLE):
         return value.encode()
     try:
         if not path.exists():
+            if not make:
+                return secrets.token_bytes()
             private_folder(path.parent)
             with NamedTemporaryFile("w", dir=path.parent, prefix=path.name) as file:  # made with mode 600
                 file.write(secrets.token_hex(32))

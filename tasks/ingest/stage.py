@@ -6,7 +6,6 @@ in the order of the paths, and the images go from the store into shards.
 """
 
 import hashlib
-import secrets
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -106,7 +105,7 @@ def check(source: Path, labels: Path, out: Path, params: Ingest) -> dict[str, An
     _check_arguments(source, out, params)
     files, quarantine = list_files(source, labels)
     how, params = _reading(params), _with_safe_names(params)
-    pseudonym = partial(pseudonyms.pseudonym, secrets.token_bytes())  # of no key that would have to be kept
+    pseudonym = partial(pseudonyms.pseudonym, pseudonyms.load_key(make=False))  # by it patients go into splits
     table = _read_labels(labels, files, params, pseudonym)
     root, records = source.resolve(), {}
     looks = workers.each(partial(look_at_file, root, how), files, _crashed_look, params.executor, params.workers)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tasks import cli, image_set
 from tasks.errors import UserError
 from tasks.files import written_whole
-from tasks.ingest import stage, workers
+from tasks.ingest import pseudonyms, stage, workers
 from tasks.params import Ingest, load
 from tests.tasks.films import ramp, write_film
 
@@ -304,6 +304,21 @@ class TestCheck:
         for line in ("films by class:", "  a: 5 taken; not taken: 1 lateral_view", "labels: table, matched by path"):
             assert line in told
             assert line in told_then
+
+    def test_it_splits_as_the_run_does(self, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where a key is there: with another one other patients would be tested on, and the warnings be others."""
+        monkeypatch.setenv(pseudonyms.KEY_VARIABLE, "a key of these patients")
+        rows = []
+        for k in range(60):
+            film(f"{k}", k, "P0" if k < 24 else None)
+            rows.append(f"{k},{'b' if k < 24 else 'ab'[k % 2]}")
+
+        def warned(check: bool) -> list[str]:
+            curate(rows, check=check)
+            return [line for line in said().splitlines() if "of the patients were asked for" in line]
+
+        assert warned(check=False) != []
+        assert [warned(check=True) for _ in range(4)] == [warned(check=False)] * 4
 
     def test_it_reads_no_pixels(self, archive: list[str]) -> None:
         for path in Path("raw").glob("0[0-2]"):
