@@ -124,7 +124,8 @@ class _Films:
         if kind in OF_FILES:
             self.in_delivery = Places(kind, list(self.place)).find_all(theirs)
             there = list(dict.fromkeys([*known, *self.place.values()]))
-            self.in_archive = Places(kind, there).find_all([*ours, *theirs])
+            archive = Places(kind, there)
+            self.in_archive = archive.find_all(theirs) | archive.find_all(ours)  # tables of two machines, perhaps
 
     def archived(self, key: str) -> str:
         return (self.in_archive[key].place or key) if self.in_archive else key
