@@ -28,10 +28,10 @@ from mlflow.tracking import MlflowClient
 
 from benchmarks.tables import table
 from tasks.registry.versions import NAME
-from tests.conftest import Project, copy_project
+from tests.conftest import Project
 from tests.flows import films
-from tests.flows.deployed import Deployed, environment, wait
-from tests.flows.test_deployed import FIRST, MARGIN, PARAMS, SECOND, plant
+from tests.flows.deployed import Deployed, wait
+from tests.flows.test_deployed import MARGIN, SECOND, with_first_films
 from tests.services import end, free_port
 
 WEEKLY = sum(SECOND.values())  # new films for which a week is worth a training
@@ -43,18 +43,9 @@ def served() -> Iterator[Deployed]:
     """A project with its first films, and `make serve` in it."""
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        path = base / "project"
-        copy_project(path)
-        plant(path)
-        films.write_labels(path / "data/raw", films.write(path / "data/raw", seed=1, **FIRST))
-        env = environment(base, code=path) | {"XRAYSYNTH_PSEUDONYM_KEY": "the same patients in every split"}
-        env |= {"PREFECT_SERVER_API_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())}
-        project = Project(path, env, base / "attempts")
-        project.edit_params(PARAMS)
-        project.git("init", "--quiet", "--initial-branch=main")
-        project.run("dvc", "add", "--quiet", "data/raw")
-        project.git("add", "--all")
-        project.git("commit", "--quiet", "--message", "first films")
+        project = with_first_films(base)
+        path = project.path
+        env = project.env | {"PREFECT_SERVER_API_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())}
         log = base / "serve.log"
         with log.open("wb") as out:
             command = [sys.executable, "-m", "flows.serve"]

@@ -24,6 +24,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from benchmarks.gan_quality import DATA, interval
 from benchmarks.tables import table
@@ -43,6 +44,7 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "NIH, 1 in 10": ("nih256/labels.csv", {"thin_train": {"pneumonia": 0.1}}),
     "Kermany, 10 : 1": ("kermany224/labels_imbalanced.csv", {"max_quarantined": 0.8}),
 }
+BATCH = Classify().batch
 NETWORKS = {"of its side": (64, 128, 256), "of 64 px": (128,)}
 
 
@@ -118,6 +120,22 @@ def lines() -> Iterator[tuple[str, ...]]:
                     yield of, f"{side}", name, f"{len(some)}", interval(areas, 3), f"{median(seconds):.0f}"
 
 
+def speed() -> Iterator[tuple[str, ...]]:
+    """A line a side and network: milliseconds of CPU of a training step on one thread, medians of five, in turn."""
+    torch.set_num_threads(1)
+    spent: dict[tuple[int, str], list[float]] = {}
+    for _ in range(5):
+        for name, sides in NETWORKS.items():
+            for side in sides:
+                network = Classifier(2, side if name == "of its side" else 64)
+                images, labels = torch.rand(BATCH, 1, side, side), torch.zeros(BATCH, dtype=torch.long)
+                start = time.process_time()
+                F.cross_entropy(network(images), labels).backward()
+                spent.setdefault((side, name), []).append((time.process_time() - start) * 1000)
+    for (side, name), each in sorted(spent.items()):
+        yield f"{side}", name, f"{median(each):.0f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -131,6 +149,7 @@ def main() -> None:
     print(
         table(["films", "side, px", "network", "seeds", "AUPRC of the rare class", "CPU seconds a training"], lines())
     )
+    print("\n" + table(["side, px", "network", f"CPU milliseconds a step of {BATCH} images"], speed()))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import typer
 
 from tasks import params as params_module
 from tasks.errors import UserError
-from tasks.params import IMAGES_OF, PHANTOM, SYNTHETIC_ARMS, GanName
+from tasks.params import PHANTOM, SYNTHETIC_ARMS, GanName
 from tasks.paths import (
     CURATED,
     DOWNSTREAM,
@@ -240,11 +240,11 @@ def phantom(curated: Curated = CURATED, params: ParamsFile = params_module.PARAM
     None are drawn unless an arm of the classifiers asks for them.
     """
     from tasks import phantom as stage
+    from tasks.classify.arms import added
     from tasks.imbalance import to_draw
 
     sections, out = _params(params), SYNTHETIC / PHANTOM
-    wanted = any(IMAGES_OF.get(arm) == PHANTOM for arm in sections.classify.arms)
-    counts = to_draw(IMBALANCE) if wanted else {}
+    counts = to_draw(IMBALANCE) if PHANTOM in added(sections.classify) else {}
     stage.run(curated, out, counts, sections.ingest, sections.phantom)
     print(f"{sum(counts.values())} simulated films in {out}")
 

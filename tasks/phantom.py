@@ -4,17 +4,18 @@ Networks that began with simulated films know what the simulator knows of a find
 a classifier, used in the same way, is the part of a gain that is not the generator's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
+import numpy as np
 import pandas as pd
 
 from tasks import image_set
 from tasks.errors import UserError
 from tasks.files import private_folder, written_whole
-from tasks.image_set import ImageSet
 from tasks.ingest import stage as ingest
 from tasks.params import Ingest, Phantom
 from tasks.simulate.disease import Label
@@ -36,23 +37,22 @@ def run(curated_folder: Path, out: Path, counts: Mapping[str, int], settings: In
             f"the simulator draws {', '.join(get_args(Label))}, so arms of phantom do not know what to take for "
             f"{', '.join(unknown)}; say it in phantom.of, e.g. phantom.of: {{{unknown[0]}: pneumonia}}"
         )
-    drawn = _films(counts, of, settings, FIRST_SEED + params.seed) if counts else None
+    drawn = _films(counts, of, settings, FIRST_SEED + params.seed) if counts else {}
     with written_whole(out) as folder:
         folder.mkdir()
         writer = image_set.ShardWriter(folder)
         rows: list[tuple[str, str, str, int]] = []
-        taken = dict.fromkeys(of.values(), 0)
         for label, count in counts.items():
-            first = taken[of[label]]
-            for image in drawn.where(label=of[label]).images[first : first + count] if drawn else ():
+            for image in islice(drawn[of[label]], count):
                 rows.append((f"{label}-{len(rows):06d}", label, *writer.add(image)))
-            taken[of[label]] += count
         manifest = pd.DataFrame(rows, columns=["image_id", "label", "shard", "row"])
         classes = image_set.load(curated_folder).classes
         image_set.save_index(folder, manifest, classes, settings.size, writer, counts=dict(counts), of=of)
 
 
-def _films(counts: Mapping[str, int], of: Mapping[str, str], settings: Ingest, seed: int) -> ImageSet:
+def _films(
+    counts: Mapping[str, int], of: Mapping[str, str], settings: Ingest, seed: int
+) -> dict[str, Iterator[np.ndarray]]:
     """At least as many of each simulated class as are wanted, through the same ingest as the archive."""
     patients: dict[Label, int] = {
         simulated: max(2, sum(count for label, count in counts.items() if of[label] == simulated))
@@ -65,4 +65,5 @@ def _films(counts: Mapping[str, int], of: Mapping[str, str], settings: Ingest, s
         simulate(raw, count, seed, workers=settings.workers or None, shares=patients)
         same = settings.model_dump(include={"size", "fit", "clahe_clip", "executor", "workers"})
         ingest.run(raw, raw / "labels.csv", curated, Ingest.model_validate(same))
-        return image_set.load(curated)
+        drawn = image_set.load(curated)
+        return {label: iter(drawn.where(label=label).images) for label in drawn.classes}

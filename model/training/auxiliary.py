@@ -32,7 +32,9 @@ class AuxiliaryClassifier:
     def __init__(self, images: Tensor, labels: Tensor, classes: int, seed: int, ranks: Ranks = Ranks()) -> None:
         self.images, self.classes, self.ranks = images, classes, ranks
         self.random = torch.Generator().manual_seed(seed)
-        self.network = Classifier(classes).to(images.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = Classifier(classes).to(images.device)
         channels_last(self.network)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         self.order = torch.argsort(labels, stable=True)  # class by class

@@ -57,11 +57,10 @@ class Trainer:
             self.discriminator = Discriminator(network).to(self.device)
             if head_start is not None:
                 head_start.give(self.generator, self.discriminator)
-            torch.manual_seed(auxiliary)
-            self.auxiliary = None
-            if config.auxiliary and network.classes > 1:
-                of_films = self.sampler.labels
-                self.auxiliary = AuxiliaryClassifier(self.images, of_films, network.classes, auxiliary, ranks)
+        self.auxiliary = None
+        if config.auxiliary and network.classes > 1:
+            of_films = self.sampler.labels
+            self.auxiliary = AuxiliaryClassifier(self.images, of_films, network.classes, auxiliary, ranks)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.optimizer_g, self.optimizer_d = (
             torch.optim.Adam(net.parameters(), lr=config.learning_rate, betas=config.betas, fused=True)

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from tasks import image_set
-from tasks.classify.arms import Job, TrainingSet, added, first_images, generators, jobs, training_set
+from tasks.classify.arms import Job, TrainingSet, added, first_images, jobs, training_set
 from tasks.classify.comparison import columns, compare
 from tasks.classify.confounds import confounds, leaked
 from tasks.classify.fidelity import ARM, fidelity
@@ -31,7 +31,7 @@ from tasks.classify.training import Outcome, Work, architecture, do, train_and_p
 from tasks.errors import UserError
 from tasks.files import write_json, written_whole
 from tasks.image_set import ImageSet
-from tasks.params import IMAGES_OF, TWO_STAGE, Balance, Classify
+from tasks.params import IMAGES_OF, PHANTOM, TWO_STAGE, Balance, Classify
 from tasks.progress import cores, side_by_side, track
 from tasks.tracking import runs
 
@@ -181,7 +181,7 @@ def _drawn(job: Job, data: Data, params: Classify) -> Mapping[str, ImageSet]:
     """The synthetic images, by generator, that the job is tested on."""
     if not job.main or (job.arm != ARM and not (params.tstr and job.arm == "real")):
         return {}
-    return {name: data.synthetic[name] for name in sorted(generators(params)) if name in data.synthetic}
+    return {name: drawn for name, drawn in data.synthetic.items() if name != PHANTOM}
 
 
 def _images_and_rows(

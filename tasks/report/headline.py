@@ -1,12 +1,11 @@
 """The verdict in a few words: a headline, three lines of figures, and what to do now."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-HEADLINES = {
-    "helps": "Synthetic images help",
-    "harms": "Synthetic images harm",
-    "no evidence": "No evidence that synthetic images help",
+from tasks.report.verdict import WORDS
+
+HEADLINES = WORDS | {
     "not needed": "No class is rare enough to need synthetic images",
     "not compared": "Nothing was compared",
 }
@@ -21,24 +20,21 @@ GATE_ADVICE = {
 
 def told(verdict: Mapping[str, Any], downstream: Mapping[str, Any]) -> dict[str, Any]:
     """`headline` of at most twelve words, `lines`: what was compared, on whom, and what could have been seen; `advice`,
-    at most MOST; `worse`: the controls that the candidate is surely behind.
+    at most MOST.
 
-    Both are what `decide` takes and gives.
+    Both are what `decide` gives and takes.
     """
-    differences = verdict.get("differences", {})
-    worse = [control for control, d in differences.items() if d["high"] is not None and d["high"] < 0]
     return {
-        "headline": _headline(verdict, worse),
-        "lines": _lines(verdict, downstream) if differences else [],
-        "advice": _advice(verdict, downstream, worse)[:MOST],
-        "worse": worse if verdict["verdict"] == "no evidence" else [],
+        "headline": _headline(verdict),
+        "lines": _lines(verdict, downstream) if "differences" in verdict else [],
+        "advice": [advice for advice, holds in _advice(verdict, downstream) if holds][:MOST],
     }
 
 
-def _headline(verdict: Mapping[str, Any], worse: list[str]) -> str:
-    word = verdict["verdict"]
+def _headline(verdict: Mapping[str, Any]) -> str:
+    word, worse = verdict["verdict"], verdict.get("worse")
     closed = [name for name, gate in verdict.get("gates", {}).items() if not gate["passed"]]
-    if word == "no evidence" and worse:
+    if worse:
         others = f" and {len(worse) - 1} more" if len(worse) > 1 else ""
         return f"No evidence of help; worse than {worse[0]}{others}"
     if word == "helps" and closed:
@@ -73,36 +69,39 @@ def _lines(verdict: Mapping[str, Any], downstream: Mapping[str, Any]) -> list[st
     ]
 
 
-def _advice(verdict: Mapping[str, Any], downstream: Mapping[str, Any], worse: list[str]) -> list[str]:
-    """From what was found to what to do, the gravest first."""
-    differences, effects = verdict.get("differences", {}), verdict.get("minimum_effect", {})
+def _advice(verdict: Mapping[str, Any], downstream: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """What may be advised, the gravest first, and whether it is."""
+    yield (
+        "Look first at the films that are nearly equal in train and test: their patients may be named wrongly.",
+        any(downstream.get("leaked", {}).values()),
+    )
+    yield (
+        "Look first at the confound named below: classifiers may have learnt it in place of the disease.",
+        bool(downstream.get("confounds", {}).get("warnings")),
+    )
     word, gates = verdict["verdict"], verdict.get("gates", {})
-    seeds, leaked = len(downstream.get("seeds", ())), downstream.get("leaked", {})
-    unknown = any(found["low"] is None for found in differences.values())
-    blind = any(effect is not None and effect > SMALL for effect in effects.values())
-    found = {
-        "Look first at the films that are nearly equal in train and test: their patients may be named wrongly.": any(
-            leaked.values()
-        ),
-        "Look first at the confound named below: classifiers may have learnt it in place of the disease.": bool(
-            downstream.get("confounds", {}).get("warnings")
-        ),
-        **{advice: not gates[name]["passed"] for name, advice in GATE_ADVICE.items() if name in gates},
-        "Some arms were still gaining: raise classify.max_cycles.": bool(verdict.get("gaining")),
-        "Add test patients of the rare classes: five of each give an interval (ingest.split.test).": unknown,
-        "Use five classify.seeds or more, and more test patients: this test sees large changes alone.": (
-            blind and word == "no evidence" and seeds < 5
-        ),
-        "More test patients would show smaller changes; more seeds hardly.": (
-            blind and word == "no evidence" and seeds >= 5
-        ),
-        f"Train with {worse[0] if worse else 'classic'} alone: here it is the better remedy.": bool(worse),
-        "Leave synthetic images out: a gain worth having would have been seen.": (
-            word == "no evidence" and not (worse or blind or unknown)
-        ),
-        "Confirm it on films of another time or hospital, then draw with `xraysynth synthesize`.": word == "helps",
-        "Compare something: classify.arms needs real, duplicate, classic and an arm of a generator.": (
-            word == "not compared"
-        ),
-    }
-    return [advice for advice, holds in found.items() if holds]
+    for name, advice in GATE_ADVICE.items():
+        yield advice, name in gates and not gates[name]["passed"]
+    yield "Some arms were still gaining: raise classify.max_cycles.", bool(verdict.get("gaining"))
+    unknown = any(found["low"] is None for found in verdict.get("differences", {}).values())
+    yield "Add test patients of the rare classes: five of each give an interval (ingest.split.test).", unknown
+    effects = verdict.get("minimum_effect", {}).values()
+    blind = word == "no evidence" and any(effect is not None and effect > SMALL for effect in effects)
+    few = len(downstream.get("seeds", ())) < 5
+    yield (
+        "Use five classify.seeds or more, and more test patients: this test sees large changes alone.",
+        blind and few,
+    )
+    yield "More test patients would show smaller changes; more seeds hardly.", blind and not few
+    worse = verdict.get("worse") or ([verdict["reference"]] if word == "harms" else [])
+    if worse:
+        yield f"Train with {worse[0]} alone: here it is the better remedy.", True
+    yield (
+        "Leave synthetic images out: a gain worth having would have been seen.",
+        word == "no evidence" and not (worse or blind or unknown),
+    )
+    yield "Confirm it on films of another time or hospital, then draw with `xraysynth synthesize`.", word == "helps"
+    yield (
+        "Compare something: classify.arms needs real, duplicate, classic and an arm of a generator.",
+        word == "not compared",
+    )

@@ -140,7 +140,7 @@ def _gather(inputs: Inputs, params: Params) -> Content:
     synthetic = {name: image_set.load(folder) for name, folder in inputs.synthetic.items()}
     screening = {name: _json(folder / "dataset.json")["screening"] for name, folder in inputs.synthetic.items()}
     verdict = decide(downstream, imbalance["draw"], quality, screening)
-    verdict = told(verdict, downstream) | verdict
+    verdict |= told(verdict, downstream)
     histories = {name: pd.read_csv(folder / "history.csv") for name, folder in inputs.models.items()}
     made = {name: images for name, images in synthetic.items() if len(images.images)}
     shown_set = _shown_set(verdict, made)

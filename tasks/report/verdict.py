@@ -51,8 +51,9 @@ def decide(
     model = GENERATOR_OF[candidate]
     recognised = downstream.get("fidelity", {}).get(model)
     found = gates(model, (screening or {}).get(model), (quality or {}).get(model), recognised, plan)
-    worse = [control for control, d in differences.items() if d["high"] is not None and d["high"] < 0]
-    lost = f", and they are worse than {' and '.join(worse)}" if verdict == "no evidence" and worse else ""
+    behind = [control for control, d in differences.items() if d["high"] is not None and d["high"] < 0]
+    worse = behind if verdict == "no evidence" else []
+    lost = f", and they are worse than {' and '.join(worse)}" if worse else ""
     sentence = f"{WORDS[verdict]}{lost}: {_numbers(downstream, candidate, reference, differences, words)}"
     gaining = _gaining(downstream.get("trainings", ()))
     if gaining:
@@ -69,6 +70,7 @@ def decide(
         "reference": reference,
         "classes": [label for label, word in words.items() if word == verdict != "no evidence"],
         "words": words,
+        "worse": worse,
         "differences": differences,
         "by_class": by_class,
         "confidence": comparison["confidence"],

@@ -55,7 +55,12 @@ MARGIN = 0.01
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    base = tmp_path_factory.mktemp("deployed")
+    with deployed(with_first_films(tmp_path_factory.mktemp("deployed"))) as found_house:
+        yield found_house
+
+
+def with_first_films(base: Path) -> Project:
+    """A project in `base`, its generators planted and its first films committed."""
     path = base / "project"
     copy_project(path)
     plant(path)
@@ -67,8 +72,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     project.run("dvc", "add", "--quiet", "data/raw")
     project.git("add", "--all")
     project.git("commit", "--quiet", "--message", "first films")
-    with deployed(project) as found_house:
-        yield found_house
+    return project
 
 
 def plant(project: Path) -> None:

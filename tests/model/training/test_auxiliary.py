@@ -27,7 +27,7 @@ def test_it_learns_the_classes_and_tells_them_to_images() -> None:
     right = classifier.losses(x, of_others)
     wrong = classifier.losses(x, 1 - of_others)
     assert right.shape == (45,)
-    assert right.mean() < wrong.mean() / 2  # about a quarter
+    assert right.max() < wrong.min()
     (gradient,) = torch.autograd.grad(wrong.sum(), x)
     assert (gradient.abs().sum((1, 2, 3)) > 0).all()
     assert all(p.grad is None or not p.requires_grad for p in classifier.network.parameters())

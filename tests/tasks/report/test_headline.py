@@ -43,7 +43,7 @@ def test_the_headline_says_what_is_and_the_advice_what_follows(
     found = told(opened(decision), downstream)
     assert found["headline"] == headline
     assert found["advice"][0].startswith(first)
-    assert found["worse"] == (["real"] if "real" in strength else [])
+    assert decision["worse"] == (["real"] if "real" in strength else [])
 
 
 def test_what_must_not_be_used_is_not_called_help_alone() -> None:
@@ -88,7 +88,8 @@ def test_no_headline_is_longer_than_twelve_words() -> None:
     gates = {"memorisation": {"passed": False, "why": ""}}
     for verdict in ("helps", "harms", "no evidence"):
         decision: Facts = {"verdict": verdict, "gates": gates, "differences": worst, "candidate": "msg_gan"}
-        decision |= {"minimum_effect": dict.fromkeys(worst, 0.1), "confidence": 0.95}
+        decision |= {"minimum_effect": dict.fromkeys(worst, 0.1), "confidence": 0.95, "reference": "classic"}
+        decision["worse"] = list(worst) if verdict == "no evidence" else []
         downstream = {
             "primary": "auprc",
             "arms": {arm: {"auprc": {"mean": 0.5}} for arm in (*worst, "msg_gan")},
