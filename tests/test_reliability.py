@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+TESTED = "| fault | what is kept | test |"
 
 
 def test_every_row_has_its_test() -> None:
-    rows = [line for line in (ROOT / "docs/reliability.md").read_text().splitlines() if line.startswith("| ")][1:]
+    _, _, tested = (ROOT / "docs/reliability.md").read_text().partition(TESTED)
+    rows = [line for line in tested.splitlines() if line.startswith("| ")]
     sources = {str(file.relative_to(ROOT)): file.read_text() for file in (ROOT / "tests").rglob("test_*.py")}
     assert len(rows) > 10
     for row in rows:
