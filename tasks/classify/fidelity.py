@@ -4,6 +4,7 @@ They are those of the arm `classic`. Synthetic images and real test films are ca
 of best balanced accuracy on validation: at that of best accuracy a rare class would hardly be called at all.
 """
 
+from collections import Counter
 from statistics import NormalDist
 from typing import Any, Final
 
@@ -15,15 +16,18 @@ from tasks.image_set import SPLITS
 
 ARM: Final = "classic"
 ENDS = ("value", "low", "high", "floor", "floor_low", "floor_high")
+EXAMPLES = 6  # images of a class, of which it is kept what each was taken for
 
 
 def fidelity(predictions: pd.DataFrame, classes: list[str], confidence: float) -> dict[str, dict[str, Any]]:
-    """{generator: {label: {value, low, high, floor, floor_low, floor_high, others, confused}}}; empty without ARM.
+    """{generator: {label: {value, low, high, floor, floor_low, floor_high, others, confused, examples}}}.
 
-    `predictions` as in `compare`, where the images of a generator are a split of its name. `value` is the share of the
+    Empty without ARM. `predictions` as in `compare`, where the images of a generator are a split of its name. `value` is the share of the
     class's synthetic images that are recognised, `floor` that of its real test films, `others` the share of the other
     classes' test films that are called so, each a mean over the networks of ARM; None where there is no such film.
-    `confused` has the shares of synthetic images that are taken for each other class. Intervals (`share`) are of the
+    `confused` has the shares of synthetic images that are taken for each other class. `examples` are EXAMPLES images,
+    evenly spread over those of the class: `image`, the place among them, and `taken_for`, {class: how many networks}.
+    Intervals (`share`) are of the
     choice of images and of the seeds; those of the floor of the choice of patients, given these networks: how much
     seeds differ is counted once in the difference.
     """
@@ -50,8 +54,15 @@ def fidelity(predictions: pd.DataFrame, classes: list[str], confidence: float) -
                 **dict(zip(ENDS, ends, strict=True)),
                 "others": mean((split == "test") & (label != name), name),
                 "confused": {other: mean(drawn, other) for other in classes if other != name},
+                "examples": _examples(said[:, drawn]),
             }
     return result
+
+
+def _examples(said: np.ndarray) -> list[dict[str, Any]]:
+    """Of what S networks say of N images of a class, (S, N)."""
+    chosen = np.unique(np.linspace(0, said.shape[1] - 1, EXAMPLES).round().astype(int))
+    return [{"image": int(k), "taken_for": dict(Counter(said[:, k].tolist()).most_common())} for k in chosen]
 
 
 def share(

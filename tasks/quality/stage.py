@@ -63,6 +63,11 @@ class Pairs:
         """Low is varied. It does not depend on how many images there are."""
         return mean_of_pairs(self.values, self.index)
 
+    def most_alike(self) -> dict[str, Any]:
+        """The pair that a reader should see: its `images`, as places among all of them, and its `ms_ssim`."""
+        worst = int(self.values.argmax())
+        return {"images": [int(k) for k in self.index[worst]], "ms_ssim": _short(self.values[worst])}
+
     def near_duplicates(self, limit: float) -> Range:
         """The share of pairs above it."""
         return mean_of_pairs((self.values > limit).astype(float), self.index)
@@ -241,7 +246,7 @@ def variety(
     """`ms_ssim` and `near_duplicates` of synthetic (M, H, W) against real (N, H, W) images of `patients` (N,).
 
     A mean hides a few images that are repeated: those are pairs of near-duplicates, which no mean of real pairs would
-    show.
+    show. The entry of these names the two synthetic images that are most alike (`most_alike`).
     """
     floor, value = pairs(real, params, patients), pairs(synthetic, params)
     controls = {kind: pairs(some, params, patients) for kind, some in (damaged or {}).items()}
@@ -251,6 +256,7 @@ def variety(
     for name, of in {"ms_ssim": Pairs.mean, "near_duplicates": lambda some: Pairs.near_duplicates(some, limit)}.items():
         result[name] = _entry(name, of(value), of(floor), {kind: of(some)[0] for kind, some in controls.items()})
         result[name]["damaged"][ONE_IMAGE] = 1.0
+    result["near_duplicates"]["most_alike"] = value.most_alike()
     return result
 
 

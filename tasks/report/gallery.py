@@ -1,4 +1,4 @@
-"""The films on the page: real beside synthetic, the blind strip, the nearest pairs, a model's own pictures."""
+"""The films on the page: real beside synthetic, the blind strip, what gates decided on, a model's own pictures."""
 
 import io
 from collections.abc import Mapping
@@ -62,6 +62,51 @@ def pairs(folder: Path, screening: Mapping[str, Any]) -> list[dict[str, Any]]:
     pictures = np.load(folder / "worst_pairs.npy")
     shown = zip(worst, pictures, strict=False)
     return [{**found, "synthetic": film(pair[0]), "nearest": film(pair[1])} for found, pair in shown]
+
+
+def of_gates(
+    gates: Mapping[str, Mapping[str, Any]],
+    synthetic: ImageSet,
+    worst: list[dict[str, Any]],
+    quality: Mapping[str, Any],
+    fidelity: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """By gate that was measured, `films` (each a picture and its words) that show what it decided on, and `words`.
+
+    All of one generator: its images, what `pairs` gives of it, reports/quality/NAME.json, and its class fidelity. Of
+    the class that decided: the worst pair of the screening, the two images that are most alike, and some images with
+    what classifiers took them for.
+    """
+    shown: dict[str, dict[str, Any]] = {}
+    labels = {name: gate["label"] for name, gate in gates.items() if gate["label"]}
+    if label := labels.get("memorisation"):
+        for pair in [found for found in worst if found["label"] == label][:1]:
+            films = [(pair["synthetic"], "synthetic"), (pair["nearest"], "its nearest train film")]
+            shown["memorisation"] = _shown(films, f"The worst pair of {label}: {_fate(pair)}.")
+    if label := labels.get("diversity"):
+        found = quality["classes"][label]["measures"]["near_duplicates"]["most_alike"]
+        films = [(film(synthetic.where(label=label).images[k]), f"image {k + 1}") for k in found["images"]]
+        words = f"The two most alike synthetic images of {label}: MS-SSIM {found['ms_ssim']:.2f}."
+        shown["diversity"] = _shown(films, words)
+    if label := labels.get("fidelity"):
+        images = synthetic.where(label=label).images
+        films = [(film(images[k["image"]]), _taken_for(k["taken_for"])) for k in fidelity[label]["examples"]]
+        words = f"Synthetic images of {label}, evenly spread, and what the classifiers took each for."
+        shown["fidelity"] = _shown(films, words)
+    return shown
+
+
+def _shown(films: list[tuple[str, str]], words: str) -> dict[str, Any]:
+    return {"films": [{"picture": picture, "words": of_film} for picture, of_film in films], "words": words}
+
+
+def _fate(pair: Mapping[str, Any]) -> str:
+    return "taken for a copy and removed" if pair["removed"] else "not alike enough for a copy, and kept"
+
+
+def _taken_for(votes: Mapping[str, int]) -> str:
+    """The class, or classes with how many networks said so where they do not agree."""
+    return next(iter(votes)) if len(votes) == 1 else ", ".join(f"{label} ({n})" for label, n in votes.items())
 
 
 def of_model(folder: Path, classes: list[str]) -> dict[str, Any]:

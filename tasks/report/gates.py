@@ -24,7 +24,7 @@ def gates(
     recognised: Mapping[str, Any] | None,
     plan: Mapping[str, int],
 ) -> dict[str, Gate]:
-    """All gates of the generator `model`, by name."""
+    """All gates of the generator `model`, by name: `passed`, `why`, and `label`, the class that decided ("": none)."""
     return {
         "memorisation": memorisation(model, screening, plan),
         "diversity": diversity(model, quality, plan),
@@ -56,7 +56,7 @@ def memorisation(model: str, screening: Mapping[str, Any] | None, plan: Mapping[
     worst = max(share, key=lambda label: share[label])
     found = f"{share[worst]:.1%} of the images of {worst} that {model} drew were taken for copies and removed"
     passed = share[worst] <= alarms + MAX_COPIES
-    return _gate(passed, f"{found}; the limit is {alarms + MAX_COPIES:.1%}.")
+    return _gate(passed, f"{found}; the limit is {alarms + MAX_COPIES:.1%}.", worst)
 
 
 def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, int]) -> Gate:
@@ -67,7 +67,7 @@ def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, 
     a mean. Surely: with the errors of what is compared. To pass is no proof of variety: the reason is about the class
     that came nearest to failing.
     """
-    above, repeated, unmeasured, worst = [], [], [], (-2.0, "")
+    above, repeated, unmeasured, worst = [], [], [], (-2.0, "", "")
     for label in (label for label, count in plan.items() if count):
         measures = (quality or {}).get("classes", {}).get(label, {}).get("measures") or {}
         if not measures.keys() >= {"ms_ssim", "near_duplicates"}:
@@ -78,11 +78,11 @@ def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, 
         synthetic, real = ("{:.3f} ({:.3f} to {:.3f})".format(*(found[key] for key in keys)) for keys in ENDS)
         words = f"MS-SSIM of pairs of {label} by {model} {synthetic}, of real pairs {real}"
         above += [words] * (surely > MS_SSIM_MARGIN)
-        worst = max(worst, (surely, words))
+        worst = max(worst, (surely, words, label))
         share = "{:.1%} ({:.1%} to {:.1%})".format(*(near_duplicates[key] for key in ENDS[0]))
-        repeated += [f"{share} of pairs of {label} by {model} are all but one image"] * (
-            _surely_above(near_duplicates) > MAX_NEAR_DUPLICATES
-        )
+        if _surely_above(near_duplicates) > MAX_NEAR_DUPLICATES:
+            repeated.append(f"{share} of pairs of {label} by {model} are all but one image")
+            worst = max(worst, (1.0, words, label))
     if unmeasured:
         return _gate(False, f"The variety of the images of {_list(unmeasured)} by {model} was not measured.")
     reasons = []
@@ -95,7 +95,7 @@ def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, 
         all_of = "; ".join(above)
         reasons.append(f"{all_of}: surely above it by more than {MS_SSIM_MARGIN:g}, less varied than real ones.")
     passed = f"{worst[1]}: not surely above it by more than {MS_SSIM_MARGIN:g}."
-    return _gate(not reasons, " ".join(reasons) or passed)
+    return _gate(not reasons, " ".join(reasons) or passed, worst[2])
 
 
 def fidelity(model: str, recognised: Mapping[str, Any] | None, plan: Mapping[str, int]) -> Gate:
@@ -106,7 +106,7 @@ def fidelity(model: str, recognised: Mapping[str, Any] | None, plan: Mapping[str
     images of another class could not be seen. The reason of an open gate is about the class that came nearest to
     failing.
     """
-    reasons, unmeasured, worst = [], [], (-2.0, "")
+    reasons, unmeasured, worst = [], [], (-2.0, "", "")
     points = f"lower by more than {100 * FIDELITY_MARGIN:.0f} points."
     for label in dict.fromkeys([*(label for label, count in plan.items() if count), *(recognised or {})]):
         found = (recognised or {}).get(label)
@@ -119,7 +119,7 @@ def fidelity(model: str, recognised: Mapping[str, Any] | None, plan: Mapping[str
             f"{synthetic[2]} %), real test films {real[0]} % ({real[1]} to {real[2]} %)"
         )
         surely = _surely_below(found)
-        worst = max(worst, (surely, words))
+        worst = max(worst, (surely, words, label))
         if surely > FIDELITY_MARGIN:
             reasons.append(f"{words}: surely {points}")
         elif found["floor_low"] - found["others"] <= FIDELITY_MARGIN:
@@ -132,7 +132,7 @@ def fidelity(model: str, recognised: Mapping[str, Any] | None, plan: Mapping[str
             f"Whether the images of {_list(unmeasured)} by {model} show their class was not measured: that takes the "
             "arm classic, and real test films of each class."
         )
-    return _gate(not reasons, " ".join(reasons) or f"{worst[1]}: not surely {points}")
+    return _gate(not reasons, " ".join(reasons) or f"{worst[1]}: not surely {points}", worst[2])
 
 
 def _surely_below(found: Mapping[str, float]) -> float:
@@ -147,8 +147,8 @@ def _surely_above(found: Mapping[str, float]) -> float:
     return found["value"] - found["floor"] - error
 
 
-def _gate(passed: bool, why: str) -> Gate:
-    return {"passed": passed, "why": why}
+def _gate(passed: bool, why: str, label: str = "") -> Gate:
+    return {"passed": passed, "why": why, "label": label}
 
 
 def _list(names: list[str]) -> str:

@@ -144,6 +144,7 @@ def _gather(inputs: Inputs, params: Params) -> Content:
     histories = {name: pd.read_csv(folder / "history.csv") for name, folder in inputs.models.items()}
     made = {name: images for name, images in synthetic.items() if len(images.images)}
     shown_set = _shown_set(verdict, made)
+    pairs = {name: gallery.pairs(folder, screening[name]) for name, folder in inputs.synthetic.items()}
     return {
         "verdict": verdict,
         "forest": _forest(verdict, downstream),
@@ -170,7 +171,8 @@ def _gather(inputs: Inputs, params: Params) -> Content:
         "models": {name: gallery.of_model(folder, real.classes) for name, folder in inputs.models.items()},
         "simulated_before": simulated_before(inputs.models),
         "screening": screening,
-        "pairs": {name: gallery.pairs(folder, screening[name]) for name, folder in inputs.synthetic.items()},
+        "pairs": pairs,
+        "evidence": _evidence(verdict, synthetic, pairs, quality, downstream),
         "params": yaml.safe_dump(params.model_dump(), sort_keys=False, default_flow_style=None),
         "git_revision": provenance.git_revision(),
         "locked": provenance.locked(),
@@ -180,6 +182,17 @@ def _gather(inputs: Inputs, params: Params) -> Content:
 def simulated_before(models: Mapping[str, Path]) -> list[str]:
     """The generators that had learnt from simulated films before, by their folders: a caution stands beside those."""
     return [name for name, folder in models.items() if _json(folder / CONFIG)["extra"].get("simulated_before")]
+
+
+def _evidence(
+    verdict: Content, synthetic: Mapping[str, ImageSet], pairs: Content, quality: Content, downstream: Content
+) -> Content:
+    """What the gates of the candidate's generator decided on; nothing where none was asked."""
+    if "candidate" not in verdict:
+        return {}
+    name = GENERATOR_OF[verdict["candidate"]]
+    found = downstream["fidelity"].get(name, {})
+    return gallery.of_gates(verdict["gates"], synthetic[name], pairs[name], quality[name], found)
 
 
 def _shown_set(verdict: Mapping[str, Any], made: Mapping[str, ImageSet]) -> str:

@@ -143,7 +143,9 @@ def recognised(
     ends = {"value": value, "low": value - error, "high": value + error}
     floors = {"floor": floor, "floor_low": floor - error, "floor_high": min(floor + error, 1.0)}
     rounded = {name: round(end, 4) for name, end in {**ends, **floors}.items()}
-    return {**rounded, "others": others, "confused": confused or {}}
+    taken_for = ({"rare": 2}, {"rare": 1, "common": 1})
+    examples = [{"image": k, "taken_for": taken_for[k % 2]} for k in range(6)]
+    return {**rounded, "others": others, "confused": confused or {}, "examples": examples}
 
 
 def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str, Any]:
@@ -179,6 +181,12 @@ def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str
     spectrum = {"frequency": frequency, "real": real, "real_low": real - 3, "real_high": real + 3}
     spectrum["synthetic"] = real - 8 * frequency + rng.uniform(-1, 1)
     entry = {"real": 90, "synthetic": 300, "compared": 45}
+
+    def measured() -> dict[str, Any]:
+        values = {m: found(*facts) for m, facts in measures.items()}
+        values["near_duplicates"]["most_alike"] = {"images": [0, 2], "ms_ssim": 0.93}
+        return values
+
     return {
         "model": name,
         "ms_ssim_scales": 3,
@@ -187,7 +195,7 @@ def _quality(name: str, labels: list[str], rng: np.random.Generator) -> dict[str
         "classes": {
             label: {
                 "images": entry,
-                "measures": {m: found(*facts) for m, facts in measures.items()},
+                "measures": measured(),
                 "spectrum": {name: curve.tolist() for name, curve in spectrum.items()},
             }
             for label in labels

@@ -60,6 +60,13 @@ def test_the_share_that_is_recognised_stands_beside_that_of_real_test_films() ->
     assert entry["floor_high"] == 1.0
 
 
+def test_of_six_images_evenly_spread_it_is_kept_what_each_network_took_them_for() -> None:
+    examples = fidelity(two_networks(), CLASSES, 0.95)["msg_gan"]["rare"]["examples"]
+    assert [example["image"] for example in examples] == [0, 8, 16, 23, 31, 39]
+    both, one, none = {"rare": 2}, {"rare": 1, "other": 1}, {"other": 2}
+    assert [example["taken_for"] for example in examples] == [both, both, one, one, none, none]
+
+
 def test_the_operating_point_is_that_of_validation() -> None:
     """Networks that never find rare the likeliest class, but put a tenth of their odds on it where it is."""
     table = two_networks()

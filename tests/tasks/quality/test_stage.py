@@ -106,7 +106,8 @@ def test_an_entry_has_floor_and_controls_at_the_same_number_of_images(real: np.n
         for low, mean, high in zip(*(curves[k] for k in ("real_low", "real", "real_high")), strict=True)
     )
     for name, entry in result["measures"].items():
-        assert set(entry) == {"value", "low", "high", "floor", "floor_low", "floor_high", "damaged", "better"}
+        more = {"most_alike"} if name == "near_duplicates" else set()
+        assert set(entry) == {"value", "low", "high", "floor", "floor_low", "floor_high", "damaged", "better"} | more
         assert set(entry["damaged"]) == CONTROLS
         assert entry["low"] <= entry["value"] <= entry["high"], name
         assert entry["floor_low"] <= entry["floor"] <= entry["floor_high"], name
@@ -141,6 +142,14 @@ def test_films_of_one_patient_in_both_halves_would_lower_the_floor(network: Enco
     assert floors[0] > 2 * floors[1]
     floors = [found["measures"]["coverage"]["floor"] for found in (by_patient, by_image)]
     assert floors[0] < floors[1] - 0.2
+
+
+def test_the_two_images_that_are_most_alike_are_named() -> None:
+    synthetic = films(40, seed=1)
+    synthetic[31] = noise(synthetic[[7]], np.random.default_rng(0), 2)[0]
+    found = stage.variety(films(40, seed=0), synthetic, PARAMS, np.arange(40))["near_duplicates"]["most_alike"]
+    assert sorted(found["images"]) == [7, 31]
+    assert found["ms_ssim"] > 0.9
 
 
 def test_pairs_of_one_patient_are_none_of_the_floor_of_variety(network: Encoder) -> None:

@@ -47,6 +47,16 @@ addEventListener("load", async () => {
   document.querySelector(".quiz .all").click();
   found.after = films.filter((film) => visible(film.querySelector(".truth"))).length;
   found.films = films.length;
+  const film = document.querySelector(".own .zoom"), own = film.querySelector("img");
+  found.own = own.getBoundingClientRect().width / own.naturalWidth;
+  found.grids = [...document.querySelectorAll(".sets img")].map((e) => e.getBoundingClientRect().width / e.naturalWidth);
+  film.click();
+  const large = document.querySelector("dialog[open] img");
+  await large.decode();
+  found.times = large.getBoundingClientRect().width / own.naturalWidth;
+  found.squares = getComputedStyle(large).imageRendering;
+  large.click();
+  found.closed = document.querySelector("dialog[open]") === null;
   parent.postMessage(JSON.stringify(found), "*");
 });
 </script>"""
@@ -134,6 +144,20 @@ def test_a_guess_shows_the_answer_and_goes_on_to_the_next(width: int, light: dic
     assert found["score"] == f"{int(found['truth'] == 'real')} of 1 guesses right"
     assert found["next"] == 1
     assert found["after"] == found["films"] == Params().report.blind
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_films_have_their_own_size_and_are_enlarged_pixel_by_pixel(
+    width: int, light: dict[int, dict[str, Any]]
+) -> None:
+    found = light[width]
+    assert found["own"] == 1
+    assert max(found["grids"]) - min(found["grids"]) < 0.01
+    assert max(found["grids"]) <= 1
+    assert found["times"] >= 2
+    assert found["times"] == int(found["times"])
+    assert found["squares"] == "pixelated"
+    assert found["closed"]
 
 
 def test_dark_where_the_reader_wants_it(page: Path, light: dict[int, dict[str, Any]]) -> None:

@@ -31,9 +31,9 @@ HOSTILE = """<script>document.title='owned'</script><img src=x onerror=alert(1)>
 INLINE = {"a", "b", "code", "i", "small", "span"}
 PASSED = {"mean": 0.1, "low": 0.05, "high": 0.15}
 GATES = {
-    "memorisation": {"passed": True, "why": "3 of 30 images were removed."},
-    "diversity": {"passed": False, "why": f"Less varied than real films {HOSTILE}."},
-    "fidelity": {"passed": True, "why": "Recognised."},
+    "memorisation": {"passed": True, "why": "3 of 30 images were removed.", "label": "rare"},
+    "diversity": {"passed": False, "why": f"Less varied than real films {HOSTILE}.", "label": "rare"},
+    "fidelity": {"passed": True, "why": "Recognised.", "label": "rare"},
 }
 
 
@@ -207,12 +207,37 @@ def test_it_has_the_pictures(shown: Parsed) -> None:
     assert all(words)
 
 
+def test_beside_each_gate_stands_the_picture_that_shows_it(made: Path) -> None:
+    """Of the class that decided, and of the candidate's generator: those images that the other stages named."""
+    page = parsed((made / "out/report.html").read_text())
+    drawn = image_set.load(made / "synthetic/msg_sagan").where(label="rare").images
+    worst = json.loads((made / "synthetic/msg_sagan/dataset.json").read_text())["screening"]["worst"]
+    place = [pair["label"] for pair in worst].index("rare")
+    assert place > 0
+    first = np.load(made / "synthetic/msg_sagan/worst_pairs.npy")[place]
+    shown = [(picture["alt"], picture["src"]) for picture in page.all("img")][:10]
+    assert shown[:2] == [("synthetic", gallery.film(first[0])), ("its nearest train film", gallery.film(first[1]))]
+    assert shown[2:4] == [("image 1", gallery.film(drawn[0])), ("image 3", gallery.film(drawn[2]))]
+    taken_for = ["rare", "rare (1), common (1)"] * 3
+    assert shown[4:] == [(words, gallery.film(drawn[k])) for k, words in enumerate(taken_for)]
+    assert "taken for a copy and removed" in page.text
+    assert "The two most alike synthetic images of rare: MS-SSIM 0.93." in page.text
+
+
+def test_a_gate_that_was_not_measured_has_no_picture() -> None:
+    gates = {"diversity": {"passed": False, "why": "Not measured.", "label": ""}}
+    nothing = image_set.ImageSet(np.zeros((0, 8, 8), np.uint8), pd.DataFrame({"label": []}), [], "")
+    assert gallery.of_gates(gates, nothing, [], {}, {}) == {}
+
+
 def test_the_blind_strip_works_without_its_script(shown: Parsed) -> None:
     films = [attributes for attributes in shown.all("li") if attributes.get("class") == "film"]
     truths = [attributes["data-truth"] for attributes in films]
     assert len(films) == PARAMS.report.blind
     assert {"real", "synthetic"} == set(truths)
-    assert all("hidden" in attributes for attributes in shown.all("button"))  # the script shows them
+    answering = [attributes for attributes in shown.all("button") if attributes.get("class") != "zoom"]
+    assert answering
+    assert all("hidden" in attributes for attributes in answering)  # the script shows them
     answers = shown.text.split("Answers ")[1]
     for k, truth in enumerate(truths, start=1):
         said = answers.split(f"{k}: ")[1].split(";")[0].split(".")[0]
