@@ -22,14 +22,13 @@ EXAMPLES = 6  # images of a class, of which it is kept what each was taken for
 def fidelity(predictions: pd.DataFrame, classes: list[str], confidence: float) -> dict[str, dict[str, Any]]:
     """{generator: {label: {value, low, high, floor, floor_low, floor_high, others, confused, examples}}}.
 
-    Empty without ARM. `predictions` as in `compare`, where the images of a generator are a split of its name. `value` is the share of the
-    class's synthetic images that are recognised, `floor` that of its real test films, `others` the share of the other
-    classes' test films that are called so, each a mean over the networks of ARM; None where there is no such film.
-    `confused` has the shares of synthetic images that are taken for each other class. `examples` are EXAMPLES images,
-    evenly spread over those of the class: `image`, the place among them, and `taken_for`, {class: how many networks}.
-    Intervals (`share`) are of the
-    choice of images and of the seeds; those of the floor of the choice of patients, given these networks: how much
-    seeds differ is counted once in the difference.
+    Empty without ARM. `predictions` as in `compare`, where the images of a generator are a split of its name. `value`
+    is the share of the class's synthetic images that are recognised, `floor` that of its real test films, `others` the
+    share of the other classes' test films that are called so, each a mean over the networks of ARM; None where there is
+    no such film. `confused` has the shares of synthetic images that are taken for each other class. `examples` are
+    EXAMPLES images, evenly spread over those of the class: `image`, the place among them, and `taken_for`, {class: how
+    many networks}. Intervals (`share`) are of the choice of images and of the seeds; those of the floor of the choice
+    of patients, given these networks: how much seeds differ is counted once in the difference.
     """
     networks = [of_seed for _, of_seed in predictions[predictions["arm"] == ARM].groupby("seed")]
     if not networks:

@@ -71,7 +71,7 @@ def of_gates(
     quality: Mapping[str, Any],
     fidelity: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
-    """By gate that was measured, `films` (each a picture and its words) that show what it decided on, and `words`.
+    """By gate that was measured, `films` (picture, words, alt) that show what it decided on, and `words`.
 
     All of one generator: its images, what `pairs` gives of it, reports/quality/NAME.json, and its class fidelity. Of
     the class that decided: the worst pair of the screening, the two images that are most alike, and some images with
@@ -81,23 +81,31 @@ def of_gates(
     labels = {name: gate["label"] for name, gate in gates.items() if gate["label"]}
     if label := labels.get("memorisation"):
         for pair in [found for found in worst if found["label"] == label][:1]:
-            films = [(pair["synthetic"], "synthetic"), (pair["nearest"], "its nearest train film")]
+            films = [
+                (pair["synthetic"], "synthetic", f"Synthetic image of {label}"),
+                (pair["nearest"], "its nearest train film", f"The train film of {label} nearest to it"),
+            ]
             shown["memorisation"] = _shown(films, f"The worst pair of {label}: {_fate(pair)}.")
     if label := labels.get("diversity"):
         found = quality["classes"][label]["measures"]["near_duplicates"]["most_alike"]
-        films = [(film(synthetic.where(label=label).images[k]), f"image {k + 1}") for k in found["images"]]
+        images = synthetic.where(label=label).images
+        films = [(film(images[k]), f"image {k + 1}", f"Synthetic image {k + 1} of {label}") for k in found["images"]]
         words = f"The two most alike synthetic images of {label}: MS-SSIM {found['ms_ssim']:.2f}."
         shown["diversity"] = _shown(films, words)
     if label := labels.get("fidelity"):
-        images = synthetic.where(label=label).images
-        films = [(film(images[k["image"]]), _taken_for(k["taken_for"])) for k in fidelity[label]["examples"]]
+        images, films = synthetic.where(label=label).images, []
+        for example in fidelity[label]["examples"]:
+            taken_for = _taken_for(example["taken_for"])
+            films.append(
+                (film(images[example["image"]]), taken_for, f"Synthetic image of {label}, taken for {taken_for}")
+            )
         words = f"Synthetic images of {label}, evenly spread, and what the classifiers took each for."
         shown["fidelity"] = _shown(films, words)
     return shown
 
 
-def _shown(films: list[tuple[str, str]], words: str) -> dict[str, Any]:
-    return {"films": [{"picture": picture, "words": of_film} for picture, of_film in films], "words": words}
+def _shown(films: list[tuple[str, str, str]], words: str) -> dict[str, Any]:
+    return {"films": [dict(zip(("picture", "words", "alt"), facts, strict=True)) for facts in films], "words": words}
 
 
 def _fate(pair: Mapping[str, Any]) -> str:

@@ -48,8 +48,11 @@ addEventListener("load", async () => {
   found.after = films.filter((film) => visible(film.querySelector(".truth"))).length;
   found.films = films.length;
   const film = document.querySelector(".own .zoom"), own = film.querySelector("img");
-  found.own = own.getBoundingClientRect().width / own.naturalWidth;
-  found.grids = [...document.querySelectorAll(".sets img")].map((e) => e.getBoundingClientRect().width / e.naturalWidth);
+  const shownAt = (picture) => picture.getBoundingClientRect().width / picture.naturalWidth;
+  found.grids = [...document.querySelectorAll(".sets img")].map(shownAt);
+  found.quiz = [...document.querySelectorAll(".quiz img")].filter(visible).length;
+  found.buttons = [...document.querySelectorAll(".quiz .buttons")].filter(visible).length;
+  found.own = shownAt(own);
   film.click();
   const large = document.querySelector("dialog[open] img");
   await large.decode();
@@ -88,10 +91,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return outputs.page
 
 
-def looked_at(page: Path, *options: str) -> dict[int, dict[str, Any]]:
+def looked_at(page: Path, *options: str, paper: bool = False) -> dict[int, dict[str, Any]]:
     """What the probe found, by width. In frames, because a window of Chromium is never as narrow as a telephone."""
     html = page.read_text()
     html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', ERRORS, html)  # it would refuse the probe
+    if paper:  # the rules of print hold on the screen too
+        html = html.replace("@media print", "@media all")
     probed = page.with_name("probed.html")
     probed.write_text(html.replace("</body>", f"{PROBE}</body>"))
     frames = "".join(f'<iframe src="{probed.name}" style="width:{w}px;height:900px;border:0"></iframe>' for w in WIDTHS)
@@ -158,6 +163,12 @@ def test_films_have_their_own_size_and_are_enlarged_pixel_by_pixel(
     assert found["times"] == int(found["times"])
     assert found["squares"] == "pixelated"
     assert found["closed"]
+
+
+def test_on_paper_the_films_are_there_and_no_buttons(page: Path, light: dict[int, dict[str, Any]]) -> None:
+    printed = looked_at(page, paper=True)[1280]
+    assert printed["quiz"] == light[1280]["quiz"] == Params().report.blind
+    assert light[1280]["buttons"] > printed["buttons"] == 0
 
 
 def test_dark_where_the_reader_wants_it(page: Path, light: dict[int, dict[str, Any]]) -> None:
