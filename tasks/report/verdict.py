@@ -116,14 +116,12 @@ def _numbers(
         else control
         for control in differences
     }
-    changes = " and ".join(
-        f"by {_change(d, confidence)} against {names[control]}" for control, d in differences.items()
-    )
+    changes = " ".join(f"Against {names[control]}: {_change(d, confidence)}." for control, d in differences.items())
     of_class = " and ".join(f"{test['patients_by_class'].get(label, 0)} with {label}" for label in downstream["rare"])
     numbers = (
-        f"with {candidate}, the area under the precision–recall curve of {rare} changes {changes}; intervals over "
-        f"{test['patients']} test patients ({of_class}) and {len(downstream['seeds'])} seeds, of one training of each "
-        "generator."
+        f"with {candidate}, the area under the precision–recall curve of {rare} changes as follows. {changes} "
+        f"Intervals are over {test['patients']} test patients ({of_class}) and {len(downstream['seeds'])} seeds, of one "
+        "training of each generator."
     )
     numbers += alone
     if not downstream["chosen_on_validation"]:
