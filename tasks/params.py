@@ -160,7 +160,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _has_whole_groups(self) -> "Train":
-        """Else minibatch_stddev would see several classes in a group, or one image, whose deviation is nought."""
+        """Else minibatch_stddev would see several classes in a group, or one image, whose deviation is 0."""
         if self.batch != 2 and self.batch % GROUP:
             raise ValueError(f"batch must be 2 or a multiple of {GROUP}, not {self.batch}")
         return self

@@ -10,7 +10,7 @@ from typing import Any
 MAX_COPIES = 0.05  # share of the images drawn that the screening took for copies of train films
 MAX_FALSE_ALARMS = 0.05  # share of held-out real films that it takes for copies: above, it cannot tell
 MS_SSIM_MARGIN = 0.05  # by which the MS-SSIM of synthetic pairs may lie above that of real pairs
-MAX_NEAR_DUPLICATES = 0.01  # more pairs that may be all but one image than real ones: as of a hundred, repeated
+MAX_NEAR_DUPLICATES = 0.01  # more of synthetic pairs than of real ones: that of a hundred images, repeated
 FIDELITY_MARGIN = 0.15  # by which synthetic images may be recognised less often than real films
 ENDS = (("value", "low", "high"), ("floor", "floor_low", "floor_high"))
 
@@ -81,7 +81,7 @@ def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, 
         worst = max(worst, (surely, words, label))
         share = "{:.1%} ({:.1%} to {:.1%})".format(*(near_duplicates[key] for key in ENDS[0]))
         if _surely_above(near_duplicates) > MAX_NEAR_DUPLICATES:
-            repeated.append(f"{share} of pairs of {label} by {model} are all but one image")
+            repeated.append(f"{share} of pairs of {label} by {model} are near-duplicates")
             worst = max(worst, (1.0, words, label))
     if unmeasured:
         return _gate(False, f"The variety of the images of {_list(unmeasured)} by {model} was not measured.")

@@ -28,7 +28,7 @@ WORDS = {  # of measures: name, what it says
     ),
     "near_duplicates": (
         "Near-duplicates",
-        "share of synthetic pairs that are all but one image; few images repeated have many",
+        "share of synthetic pairs that are all but the same image; few images repeated have many",
     ),
     "two_sample_auroc": (
         "Two-sample AUROC",

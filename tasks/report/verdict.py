@@ -60,7 +60,7 @@ def decide(
         sentence += f" Validation still gained when classify.max_cycles ended the training of {' and '.join(gaining)}."
     closed = [gate["why"] for gate in found.values() if not gate["passed"]]
     if verdict == "helps" and closed:
-        sentence += f" But they are not to be used as they are: {' '.join(closed)}"
+        sentence += f" But do not use them as they are: {' '.join(closed)}"
     elif not found["fidelity"]["passed"]:
         sentence += f" {found['fidelity']['why']}"
     return {

@@ -130,7 +130,7 @@ def test_help_with_open_gates_is_stated_as_it_is() -> None:
     found = of_msg_sagan(VARIED, SCREENED)
     assert found["verdict"] == "helps"
     assert {name: gate["passed"] for name, gate in found["gates"].items()} == dict.fromkeys(GATES, True)
-    assert "not to be used" not in found["sentence"]
+    assert "do not use" not in found["sentence"]
     assert found["classes"] == ["rare"]
     assert found["ratio"] == 1
     assert 0 < found["minimum_effect"]["duplicate"] < 1
@@ -175,7 +175,7 @@ def test_help_behind_a_closed_gate_is_never_stated_alone(
     assert [name for name, g in found["gates"].items() if not g["passed"]] == [gate]
     assert why in found["gates"][gate]["why"]
     assert found["sentence"].endswith(found["gates"][gate]["why"])
-    assert "But they are not to be used as they are" in found["sentence"]
+    assert "But do not use them as they are" in found["sentence"]
 
 
 @pytest.mark.parametrize(("strength", "verdict"), [(1.0, "no evidence"), (0.0, "harms")])
@@ -183,7 +183,7 @@ def test_images_that_do_not_show_their_class_are_named_where_they_do_not_help(st
     found = of_msg_sagan(VARIED, SCREENED, ANOTHER, strength)
     assert found["verdict"] == verdict
     assert found["sentence"].endswith(f" {UNLIKE}")
-    assert "But they are not to be used" not in found["sentence"]
+    assert "But do not use" not in found["sentence"]
     assert "recognised" not in of_msg_sagan(VARIED, SCREENED, SHOWN, strength)["sentence"]
 
 
