@@ -120,8 +120,8 @@ def _numbers(
     of_class = " and ".join(f"{test['patients_by_class'].get(label, 0)} with {label}" for label in downstream["rare"])
     numbers = (
         f"with {candidate}, the area under the precision–recall curve of {rare} changes as follows. {changes} "
-        f"Intervals are over {test['patients']} test patients ({of_class}) and {len(downstream['seeds'])} seeds, of one "
-        "training of each generator."
+        f"Intervals are over {test['patients']} test patients ({of_class}) and {len(downstream['seeds'])} seeds, of "
+        "one training of each generator."
     )
     numbers += alone
     if not downstream["chosen_on_validation"]:
