@@ -15,7 +15,8 @@ MOST_FILMS = 500  # of a class: the error of the AUROC is below 0.02 then
 TOLD_BY = (
     "By small networks, {steps} steps on crops of films and images of all classes, as many of a class on each side. "
     f"They are judged on patients whom they have not seen, in {FOLDS} folds, class by class where there are "
-    f"{MIN_PATIENTS} patients. Well below 0.5 the images are copies of films: what is like a film that was learnt from is called real."
+    f"{MIN_PATIENTS} patients. Well below 0.5 the images are copies of films: what is like a film that was learnt "
+    "from is called real."
 )
 
 Range = tuple[float, float, float]  # a value, and the ends of its interval

@@ -206,6 +206,15 @@ def test_it_has_the_pictures(shown: Parsed) -> None:
     assert all(words)
 
 
+def test_its_sentences_are_short(made: Path) -> None:
+    """Those of paragraphs, the verdict in full among them; a colon ends one too."""
+    html = (made / "out/report.html").read_text()
+    paragraphs = [parsed(found).text for found in re.findall(r"<p\b[^>]*>(.*?)</p>", html, re.DOTALL)]
+    sentences = [words.split() for paragraph in paragraphs for words in re.split(r"(?<=[.?!:])\s", paragraph)]
+    assert len(sentences) > 40
+    assert [" ".join(words) for words in sentences if len(words) > 25] == []
+
+
 def test_beside_each_gate_stands_the_picture_that_shows_it(made: Path) -> None:
     """Of the class that decided, and of the candidate's generator: those images that the other stages named."""
     page = parsed((made / "out/report.html").read_text())
