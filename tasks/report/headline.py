@@ -89,10 +89,10 @@ def _advice(verdict: Mapping[str, Any], downstream: Mapping[str, Any]) -> Iterat
     blind = word == "no evidence" and any(effect is not None and effect > SMALL for effect in effects)
     few = len(downstream.get("seeds", ())) < 5
     yield (
-        "Use five classify.seeds or more, and more test patients: this test sees large changes alone.",
+        "Use five classify.seeds or more, and more test patients: this test sees only large changes.",
         blind and few,
     )
-    yield "More test patients would show smaller changes; more seeds hardly.", blind and not few
+    yield "More test patients would show smaller changes; more seeds would hardly help.", blind and not few
     worse = verdict.get("worse") or ([verdict["reference"]] if word == "harms" else [])
     if worse:
         yield f"Train with {worse[0]} alone: here it is the better remedy.", True
