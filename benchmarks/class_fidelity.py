@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.gan_quality import FORMER_NETWORKS, interval
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from model.classifier import Classifier, ClassifierConfig, logits, train_classifier
 from model.gan.networks import Generator, NetworkConfig
 from model.gan.sampling import sample
@@ -57,22 +57,25 @@ PAIRS = 1000  # of MS-SSIM
 COLUMNS = 12  # of the picture of samples
 TRUNCATIONS = (1.0, 1.1, 1.2, 1.3, 1.4)
 ORACLE_STEPS = 2000
-BASE: dict[str, Any] = {"kimg": 6.0, "attention_resolutions": [32], "resolution": 64}
-VARIANTS: dict[str, dict[str, Any]] = {  # of BASE
-    "default": {"head_start": "msg_sagan", "resolution": 128, "kimg": 1.5},
-    "MSG-GAN": {"head_start": "msg_gan", "resolution": 128, "kimg": 1.5, "attention_resolutions": []},
-    "random weights": {"resolution": 128},
-    "64 px, random weights": {},
-    "64 px, random weights, MSG-GAN": {"attention_resolutions": []},
-    "64 px, head start, long": {"head_start": "msg_sagan"},
-    "64 px, former default": FORMER_NETWORKS,
-    "64 px, without auxiliary classifier": {"auxiliary": 0.0},
-    "64 px, auxiliary 0.25": {"auxiliary": 0.25},
-    "64 px, auxiliary 1.5": {"auxiliary": 1.5},
-    "64 px, without wrong labels": {"mismatch": 0.0},
-    "64 px, class at the first layer alone": {"class_modulation": False},
-    "64 px, nearest upsampling": {"upsampling": "nearest"},
-    "64 px, without noise": {"noise": False},
+DEFAULT: dict[str, Any] = {"kimg": 1.5, "attention_resolutions": [32], "resolution": 128, "head_start": "msg_sagan"}
+MSG_GAN: dict[str, Any] = DEFAULT | {"attention_resolutions": [], "head_start": "msg_gan"}
+FORMER: dict[str, Any] = {  # the networks and the game of all lines of 64 px
+    **{"kimg": 6.0, "attention_resolutions": [32], "resolution": 64, "noise": True}
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": DEFAULT,
+    "MSG-GAN": MSG_GAN,
+    "random weights": {"kimg": 6.0, "attention_resolutions": [32], "resolution": 128},
+    "64 px, random weights": FORMER,
+    "64 px, random weights, MSG-GAN": FORMER | {"attention_resolutions": []},
+    "64 px, former default": FORMER | FORMER_NETWORKS,
+    "64 px, without auxiliary classifier": FORMER | {"auxiliary": 0.0},
+    "64 px, auxiliary 0.25": FORMER | {"auxiliary": 0.25},
+    "64 px, auxiliary 1.5": FORMER | {"auxiliary": 1.5},
+    "64 px, without wrong labels": FORMER | {"mismatch": 0.0},
+    "64 px, class at the first layer alone": FORMER | {"class_modulation": False},
+    "64 px, nearest upsampling": FORMER | {"upsampling": "nearest"},
+    "64 px, without noise": FORMER | {"noise": False},
 }
 
 
@@ -117,7 +120,7 @@ def settings(variant: str) -> dict[str, Any]:
 
 def configs(variant: str, seed: int) -> tuple[NetworkConfig, TrainConfig]:
     """Of one training."""
-    named = BASE | VARIANTS[variant]
+    named = VARIANTS[variant]
     of_network = {field.name for field in fields(NetworkConfig)} & named.keys()
     network = NetworkConfig(classes=3, **{name: named[name] for name in of_network})
     return network, TrainConfig(seed=seed, **{name: named[name] for name in named.keys() - of_network - {"head_start"}})

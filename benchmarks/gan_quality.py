@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 from scipy.stats import t as student
 
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from model.gan.networks import Generator, NetworkConfig
 from model.gan.sampling import sample
 from model.training.config import TrainConfig
@@ -83,7 +83,6 @@ NIH: dict[str, Any] = {
     "reference": "nih256/labels",
 }
 SHORT: Settings = {**FORMER, "resolution": 64, "kimg": 8.0, "batch": 4, "learning_rate": 0.003}  # of most studies
-NOW: Settings = {"resolution": 64, "kimg": 3.0, "attention_resolutions": [32]}
 STUDIES = {
     # The reach of 7 minutes on two cores: run with --jobs 1.
     "seven_minutes": Study(
@@ -168,8 +167,6 @@ STUDIES = {
     ),
     "claim_nih": Study(**NIH, base=SHORT, variants={"MSG-GAN": {}, "MSG-SAGAN": {"attention_resolutions": [32]}}),
     # Today's networks and game after few images.
-    "now_nih": Study(**NIH, base=NOW, variants={"MSG-SAGAN": {}, "MSG-GAN": {"attention_resolutions": []}}),
-    "now_kermany": Study(**IMBALANCED, base=NOW, variants={"MSG-SAGAN": {}, "MSG-GAN": {"attention_resolutions": []}}),
     # Where attention helps: at half of the resolution, on smaller images and in narrower networks.
     "claim_nih_32px": Study(
         **NIH,

@@ -17,7 +17,7 @@ from statistics import median
 import numpy as np
 import pandas as pd
 
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from tasks.classify.comparison import columns
 from tasks.classify.differences import paired_differences
 from tasks.classify.metrics import average_precision, patient_weights

@@ -36,7 +36,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels.processing import apply_rescale, apply_voi_lut
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from tasks.ingest.films.decode import read_film
 from tasks.ingest.films.film import Reading
 from tasks.ingest.films.header import RADIOGRAPHS

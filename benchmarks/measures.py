@@ -19,7 +19,7 @@ from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from model.measures.encoder import FEATURES, Encoder, EncoderConfig, encode, train_encoder
 from model.measures.manifold import kid, manifold
 from model.measures.similarity import (

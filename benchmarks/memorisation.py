@@ -17,7 +17,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.gan_quality import DATA
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from model.memorisation import SIGNALS, Memory, Screen, calibrate, thresholds
 from tasks import image_set
 from tasks.ingest import stage

@@ -27,7 +27,7 @@ from statistics import median
 
 import yaml
 
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from flows.commands import repro
 from flows.dag import Node, read_dag, threads
 from tasks.simulate.stage import simulate

@@ -26,7 +26,7 @@ import psutil
 import yaml
 from mlflow.tracking import MlflowClient
 
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from tasks.registry.versions import NAME
 from tests.conftest import Project
 from tests.flows import films

@@ -27,7 +27,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.gan_quality import DATA, interval
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from model.classifier import Classifier, predict
 from tasks import image_set
 from tasks.classify import training

@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from model.gan.networks import Generator, NetworkConfig
 from model.gan.storage import save_generator
 from tasks.params import Synthesize, Train

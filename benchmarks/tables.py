@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from benchmarks.markdown import table
 from tasks.classify.comparison import ALWAYS_COMPARED
 from tasks.image_set import SPLITS
 from tasks.report.gates import ENDS
@@ -19,13 +20,6 @@ from tasks.report.page import DAMAGED
 from tasks.report.stage import MEASURES
 
 REPORTS, MODELS, SYNTHETIC = Path("reports"), Path("models"), Path("data/synthetic")
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in [list(header), *rows]]
-    lines.insert(1, "|" + "---|" * lines[0].count(" | ") + "---|")
-    return "\n".join(lines)
 
 
 def spread(value: dict[str, float | None]) -> str:

@@ -30,7 +30,7 @@ import torch
 from benchmarks.class_fidelity import WORK, configs, films, learn
 from benchmarks.class_fidelity import settings as of_generator
 from benchmarks.gan_quality import interval
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from model.classifier import predict
 from model.gan.networks import Generator
 from model.gan.sampling import sample

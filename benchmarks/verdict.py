@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from tasks.classify.arms import Job
 from tasks.classify.comparison import compare
 from tasks.classify.stage import Data, held_out_images

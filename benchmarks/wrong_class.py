@@ -14,7 +14,7 @@ from statistics import mean, stdev
 import numpy as np
 import torch
 
-from benchmarks.tables import table
+from benchmarks.markdown import table
 from benchmarks.verdict import CLASSES, PARAMS, PLAN, RARE, draw, predictions
 from tasks.classify.comparison import PRIMARY, held_out, measure
 from tasks.classify.fidelity import ARM, fidelity

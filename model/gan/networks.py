@@ -41,7 +41,7 @@ class NetworkConfig:
     phi: str = "simple"  # how the smaller images join D: "simple", "lin_cat" or "cat_lin", see Join
     class_modulation: bool = True  # the class enters G at every scale; else with the latent alone
     upsampling: str = "bilinear"  # of G: "bilinear", or "nearest", which leaves a grid
-    noise: bool = True  # noise a pixel enters each block of G
+    noise: bool = False  # noise a pixel enters each block of G, which then draws ribs as grain
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attention_resolutions", tuple(sorted(set(self.attention_resolutions))))

@@ -193,7 +193,7 @@ def test_logits_of_another_class_need_no_second_pass() -> None:
 
 
 def test_noise_changes_the_texture_and_starts_at_nothing() -> None:
-    config = NetworkConfig(16, width=8, latent_dim=8)
+    config = NetworkConfig(16, width=8, latent_dim=8, noise=True)
     generator, _ = both(config)
     y, z = torch.zeros(2, dtype=torch.int64), torch.randn(1, config.inputs).repeat(2, 1)
     z[1, config.latent_dim :] = torch.randn(config.inputs - config.latent_dim)

@@ -12,7 +12,7 @@ from model.gan.sampling import attention_blocks, attention_maps, between, latent
 @pytest.fixture(scope="module")
 def generator() -> Generator:
     torch.manual_seed(0)
-    generator = Generator(NetworkConfig(16, width=8, latent_dim=16, classes=2, attention_resolutions=(8,)))
+    generator = Generator(NetworkConfig(16, width=8, latent_dim=16, classes=2, attention_resolutions=(8,), noise=True))
     assert generator.embed is not None
     torch.nn.init.normal_(generator.embed.weight)  # as if trained: classes start alike
     return generator.eval()

@@ -15,7 +15,7 @@ from model.gan.storage import load_generator, save_generator
 @pytest.fixture
 def generator() -> Generator:
     torch.manual_seed(0)
-    network = NetworkConfig(16, width=8, latent_dim=8, classes=2, attention_resolutions=(8, 16))
+    network = NetworkConfig(16, width=8, latent_dim=8, classes=2, attention_resolutions=(8, 16), noise=True)
     return Generator(network).eval()
 
 
