@@ -17,8 +17,20 @@ from tasks.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 
-LabelFormat = Literal["table", "folder", "dicom_tag", "chestxray14", "rsna", "vindr", "covid19_radiography", "kermany"]
+LabelFormat = Literal[
+    "table",
+    "folder",
+    "dicom_tag",
+    "chestxray14",
+    "chexpert",
+    "padchest",
+    "rsna",
+    "vindr",
+    "covid19_radiography",
+    "kermany",
+]
 WITHOUT_TABLE = ("folder", "dicom_tag", "covid19_radiography", "kermany")  # labels from the films and their folders
+Uncertain = Literal["ignore", "positive", "negative"]
 Fit = Literal["pad", "crop", "stretch"]
 ExecutorName = Literal["processes", "dask"]
 GanName = Literal["msg_gan", "msg_sagan"]
@@ -90,7 +102,8 @@ class Ingest(Section):
     label_format: LabelFormat = "table"
     label_tag: str = ""
     classes: Annotated[list[str], AfterValidator(_unique)] = []
-    multi_label: Literal["leave_out", "first"] = "leave_out"
+    multi_label: Literal["leave_out", "first", "all"] = "leave_out"
+    uncertain: Uncertain = "ignore"
     size: Annotated[Side, Field(ge=16, le=1024)] = 128
     fit: Fit = "pad"
     window: str = ""

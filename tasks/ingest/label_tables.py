@@ -4,23 +4,34 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from zipfile import BadZipFile
 
 from tasks.errors import UserError
+from tasks.params import Uncertain
 
-Row = tuple[str, tuple[str, ...], str, bool]  # key, findings, patient or "", whether the labels contradict themselves
 
 UTF_8, WINDOWS, LATIN = "utf-8-sig", "cp1252", "latin-1"
 ENCODINGS = {UTF_8: "UTF-8", "utf-16": "UTF-16", WINDOWS: "Windows-1252, for it is not UTF-8", LATIN: "Latin-1"}
 DELIMITERS = ",;\t|"
 SEP = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's own first line, above that of the columns
+EMPTY = {"", "na", "n/a", "nan"}  # of a column of a finding
 OLD_EXCEL, NEW_EXCEL = b"\xd0\xcf\x11\xe0", b"PK\x03\x04"  # first bytes of workbooks
+
+
+class Row(NamedTuple):
+    """What one row says of a film, or all rows together where the form of a public set asks for that."""
+
+    key: str
+    findings: tuple[str, ...]
+    patient: str = ""
+    conflict: bool = False  # it contradicts itself
+    unknown: tuple[str, ...] = ()  # findings of which it does not say whether they are there
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,37 @@ class Table:
             return tuple(dict.fromkeys(part.strip() for part in re.split("[|;]", text) if part.strip()))
 
         for name, text, *patients in self.rows(key, label, *([patient] if patient else [])):
-            yield name, findings(text), "".join(patients), False
+            yield Row(name, findings(text), "".join(patients))
+
+    def rows_of_columns(
+        self, key: str, findings: Mapping[str, str], patient: str | None, uncertain: Uncertain, none: str = ""
+    ) -> Iterator[Row]:
+        """The rows of a table with a column a finding, `findings` by column: 1, 0, -1 (uncertain) or empty.
+
+        `uncertain` "ignore": what is uncertain or empty is not known; "positive", "negative": what is uncertain is
+        that, and what is empty is not there. `none` is the finding of films that have none, whether or not it has a
+        column: of a film with 0 in all columns. Raises UserError for another value.
+        """
+        patients = [patient] if patient else []
+        for name, *cells in self.rows(key, *patients, *findings):
+            said = {
+                finding: self._number(cell) for finding, cell in zip(findings.values(), cells[len(patients) :], strict=True)
+            }
+            there = [name for name, value in said.items() if value == 1 or (value == -1 and uncertain == "positive")]
+            known = (0, 1) if uncertain == "ignore" else (0, 1, -1, None)
+            unknown = [name for name, value in said.items() if value not in known and name != none]
+            if none in there:
+                there, unknown = [name for name in there if name != none] or [none], []
+            elif none and not (there or unknown) and said.get(none) != 0:
+                there = [none]
+            yield Row(name, tuple(there), "".join(cells[: len(patients)]), unknown=tuple(unknown))
+
+    def _number(self, cell: str) -> int | None:
+        if cell.casefold() in EMPTY:
+            return None
+        if cell.removesuffix(".0") not in ("0", "1", "-1"):
+            raise UserError(f"{self.path} has another value where a column of a finding has 1, 0, -1 or nothing")
+        return int(cell.removesuffix(".0"))
 
     def _csv_rows(self, at: Sequence[int]) -> Iterator[tuple[str, ...]]:
         width = len(self.columns)

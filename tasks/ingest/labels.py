@@ -2,16 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 
 from tasks.errors import UserError
+from tasks.image_set import AND, none_there
 from tasks.ingest import public_labels
 from tasks.ingest.class_names import Cells, grouped, safe_name
-from tasks.ingest.label_tables import Row, Table, open_table
+from tasks.ingest.label_tables import Row, Table, open_table, plain
 from tasks.ingest.matching import Places, names, outermost
 from tasks.ingest.public_labels import Said
+from tasks.params import Uncertain
 
 Pseudonym = Callable[[str, str], str]  # of (kind, identifier)
 
@@ -36,6 +38,7 @@ class Entry:
     findings: tuple[str, ...]  # in the order of the file, without repeats
     patients: frozenset[str] = frozenset()  # pseudonyms; empty when the labels name nobody
     conflict: bool = False  # rows or readers disagree, or several files bear the name that a row gives
+    unknown: tuple[str, ...] = ()  # findings of which they do not say whether they are there
 
 
 @dataclass
@@ -118,14 +121,22 @@ def identifiers(known: Mapping[str, str], pseudonym: Pseudonym) -> dict[str, str
 
 
 def read_labels(
-    path: Path, label_format: str, files: Sequence[str], pseudonym: Pseudonym, classes: Sequence[str] = ()
+    path: Path,
+    label_format: str,
+    files: Sequence[str],
+    pseudonym: Pseudonym,
+    classes: Sequence[str] = (),
+    uncertain: Uncertain = "ignore",
+    together: bool = False,
 ) -> Labels:
     """Read labels in one of the LabelFormats.
 
     `path` is the table, or for the formats without one (folder, dicom_tag, covid19_radiography, kermany) a folder.
     `files` are all files of the source, relative to it, with slashes; `pseudonym(kind, identifier)` is asked for the
     kinds patient_id, instance_id and so on. `classes` are those of `ingest.classes`, which may look like a missing
-    value. The formats of public sets are those of `public_labels`.
+    value, and without a column `label` name the columns of findings; `uncertain` is `ingest.uncertain`. With `together`
+    rows about one film are its findings together, and do not contradict each other. The formats of public sets are
+    those of `public_labels`.
 
     Raises UserError when `path` is not what the format takes, lacks a column, or holds a label that is no class name.
     """
@@ -147,8 +158,8 @@ def read_labels(
     if path.is_dir():
         raise UserError(f"{path} is a folder, but format {label_format} takes a table; set ingest.labels to that file")
     table = open_table(path)
-    keyed = _keyed_rows(table, label_format)
-    rows = _collect(table, keyed, Places(keyed.kind, files), pseudonym, classes)
+    keyed = _keyed_rows(table, label_format, classes, uncertain)
+    rows = _collect(table, keyed, Places(keyed.kind, files), pseudonym, classes, together)
     read = f", {table.said}" if table.said else ""
     specific = f" (more specific than {' and '.join(keyed.passed)})" if keyed.passed else ""
     caveat = f"; {about.sentence}" if about.sentence else ""
@@ -167,8 +178,10 @@ def decide(entry: Entry | None, classes: Sequence[str], multi_label: str) -> str
     """The class of a file, or why it has none: (reason, sentence), where the sentence holds counts and no values.
 
     Only findings among `classes` count, or all when `classes` is empty. Of several, `multi_label` "first" takes the
-    first in the order of `classes`; "leave_out" refuses the file.
+    first in the order of `classes`; "leave_out" refuses the file; "all" takes them all, sorted and joined by AND.
     """
+    if entry is not None and multi_label == "all" and entry.unknown and not (entry.findings or entry.conflict):
+        return "uncertain", f"the labels are sure of no finding, and of {len(entry.unknown)} they do not know"
     if entry is None or not (entry.findings or entry.conflict):
         return "no_label", "the labels say nothing of this file"  # see Labels.nothing_said
     if entry.conflict:
@@ -176,6 +189,10 @@ def decide(entry: Entry | None, classes: Sequence[str], multi_label: str) -> str
     found = [name for name in classes or entry.findings if name in entry.findings]
     if not found:
         return "other_class", f"none of its {len(entry.findings)} findings is among the {len(classes)} ingest.classes"
+    if multi_label == "all":
+        if len(found) > 1 and any(map(none_there, found)):
+            return "conflicting_labels", "the labels say both a finding and that there is none"
+        return AND.join(sorted(found))
     if len(found) > 1 and not (multi_label == "first" and classes):
         return "several_labels", f"the labels give {len(found)} classes, and ingest.multi_label leaves such files out"
     return found[0]
@@ -186,8 +203,10 @@ def key_of(table: Table, label_format: str) -> tuple[str, str]:
 
     Raises UserError where the table lacks a column.
     """
-    keyed = _keyed_rows(table, label_format)
-    return keyed.kind, keyed.key
+    if label_format == "table":
+        found = _keys(table)
+        return next(iter(found.items()))
+    return "name", public_labels.rows(table, label_format)[0]
 
 
 @dataclass(frozen=True)
@@ -200,23 +219,49 @@ class _Keyed:
     passed: tuple[str, ...] = ()
 
 
-def _keyed_rows(table: Table, label_format: str) -> _Keyed:
+def _keyed_rows(table: Table, label_format: str, classes: Sequence[str], uncertain: Uncertain) -> _Keyed:
     if label_format == "table":
-        return _table(table)
-    key, rows = public_labels.rows(table, label_format)
+        return _table(table, classes, uncertain)
+    key, rows = public_labels.rows(table, label_format, uncertain)
     return _Keyed("name", key, rows)
 
 
-def _table(table: Table) -> _Keyed:
-    """A table of one's own: the most specific key counts, and beside another one PatientID says whose film it is."""
-    needed = f"label and one of {', '.join(name for columns in KEY_COLUMNS.values() for name in columns)}"
-    label = table.needed("label", needed)
+def _table(table: Table, classes: Sequence[str], uncertain: Uncertain) -> _Keyed:
+    """A table of one's own: the most specific key counts, and beside another one PatientID says whose film it is.
+
+    Without a column `label` the columns that `classes` name are findings.
+    """
+    found = _keys(table, classes)
+    (kind, key), *others = found.items()
+    passed = tuple(column for other, column in others if other != "patient" or kind not in OF_FILES)
+    patient = found.get("patient")
+    if label := table.column("label"):
+        return _Keyed(kind, key, table.labelled_rows(key, label, patient), passed)
+    none = next(filter(none_there, classes), "")
+    findings = _finding_columns(table, classes)
+    return _Keyed(kind, key, table.rows_of_columns(key, findings, patient, uncertain, none), passed)
+
+
+def _keys(table: Table, classes: Sequence[str] = ()) -> dict[str, str]:
+    """The columns that say which file a row is about, by kind. Raises UserError without one, and without labels."""
+    keys = f"one of {', '.join(name for columns in KEY_COLUMNS.values() for name in columns)}"
+    needed = f"label and {keys}"
+    if not table.column("label") and not _finding_columns(table, classes):
+        if classes:
+            needed += ", or in place of label a column of 1 and 0 for each of ingest.classes"
+        table.needed("label", needed)
     found = {kind: column for kind, columns in KEY_COLUMNS.items() if (column := table.column(*columns))}
     if not found:
         table.refuse("no column that says which file a row is about", needed)
-    (kind, key), *others = found.items()
-    passed = tuple(column for other, column in others if other != "patient" or kind not in OF_FILES)
-    return _Keyed(kind, key, table.labelled_rows(key, label, found.get("patient")), passed)
+    return found
+
+
+def _finding_columns(table: Table, classes: Sequence[str]) -> dict[str, str]:
+    """By column the class that it is of; empty unless all `classes` have one, but for that of no finding."""
+    columns = {plain(safe_name(column)): column for column in reversed(table.columns)}
+    found = {columns[plain(name)]: name for name in classes if plain(name) in columns}
+    lacking = [name for name in classes if plain(name) not in columns and not none_there(name)]
+    return {} if lacking else found
 
 
 def _entry(findings: tuple[str, ...], patient: str, conflict: bool, pseudonym: Pseudonym) -> Entry:
@@ -236,14 +281,16 @@ class _Rows:
     warnings: list[str] = field(default_factory=list)
 
 
-def _collect(table: Table, keyed: _Keyed, places: Places, pseudonym: Pseudonym, classes: Sequence[str]) -> _Rows:
+def _collect(
+    table: Table, keyed: _Keyed, places: Places, pseudonym: Pseudonym, classes: Sequence[str], together: bool
+) -> _Rows:
     """Rows about the same file, or the same identifier, become one entry."""
     kind, result, cells = keyed.kind, _Rows(), Cells(table.path, classes)
     found = result.found
 
     @cache
-    def entry(findings: tuple[str, ...], patient: str, conflict: bool) -> Entry:
-        return _entry(findings, patient, conflict, pseudonym)
+    def entry(findings: tuple[str, ...], patient: str, conflict: bool, unknown: tuple[str, ...]) -> Entry:
+        return replace(_entry(findings, patient, conflict, pseudonym), unknown=unknown)
 
     loose: dict[str, list[tuple[str, str, tuple[str, ...], Entry, int]]] = {}  # by file: key, how, before, entry, row
     shared: set[str] = set()
@@ -251,14 +298,16 @@ def _collect(table: Table, keyed: _Keyed, places: Places, pseudonym: Pseudonym, 
     before: Counter[tuple[str, ...]] = Counter()  # folders that only the table writes
     lost = near = number = 0
     first_near = 0
-    for number, (name, texts, patient, conflict) in enumerate(keyed.rows, start=1):
-        said = entry(cells.findings(texts, number), patient, conflict)
+    for number, row in enumerate(keyed.rows, start=1):
+        name = row.key
+        unknown = cells.findings(row.unknown, number)
+        said = entry(cells.findings(row.findings, number), row.patient, row.conflict, unknown)
         if kind not in OF_FILES:
             if not name:
                 lost += 1
                 continue
             place = pseudonym(f"{kind}_id", name)
-            found[place] = _joined(found.get(place), said)
+            found[place] = _joined(found.get(place), said, together)
             if kind in NUMBERS and name.startswith("0"):
                 result.without_zeros.add(pseudonym(f"{kind}_id", name.lstrip("0")))
             continue
@@ -277,7 +326,7 @@ def _collect(table: Table, keyed: _Keyed, places: Places, pseudonym: Pseudonym, 
         elif meant.how:
             loose.setdefault(meant.place, []).append((name, meant.how, meant.before or (), said, number))
         else:
-            found[meant.place] = _joined(found.get(meant.place), said)
+            found[meant.place] = _joined(found.get(meant.place), said, together)
         if meant.before is not None:
             before[meant.before] += 1
     cells.check()
@@ -289,7 +338,7 @@ def _collect(table: Table, keyed: _Keyed, places: Places, pseudonym: Pseudonym, 
         rows = [row for row in rows if not row[2] or row[2] in kept]
         for _, how, _, said, _ in rows:
             hows[how] += 1
-            found[file] = _joined(found.get(file), said)
+            found[file] = _joined(found.get(file), said, together)
         if len({name for name, *_ in rows}) > 1:  # two ways to write it can be two films
             found[file] = Entry((), conflict=True)
     for file, rows in loose.items():
@@ -325,12 +374,15 @@ def _collect(table: Table, keyed: _Keyed, places: Places, pseudonym: Pseudonym, 
     return result
 
 
-def _joined(old: Entry | None, new: Entry) -> Entry:
+def _joined(old: Entry | None, new: Entry, together: bool) -> Entry:
     if old is None or old == new:
         return new
+    findings = old.findings or new.findings
     differ = bool(old.findings and new.findings) and set(old.findings) != set(new.findings)
-    conflict = old.conflict or new.conflict or differ
-    return Entry(old.findings or new.findings, old.patients | new.patients, conflict)
+    if together:
+        findings, differ = tuple(dict.fromkeys((*old.findings, *new.findings))), False
+    unknown = tuple(name for name in dict.fromkeys((*old.unknown, *new.unknown)) if name not in findings)
+    return Entry(findings, old.patients | new.patients, old.conflict or new.conflict or differ, unknown)
 
 
 def _check_folders(files: Sequence[str], classes: Sequence[str]) -> None:
@@ -375,6 +427,8 @@ FORMATS = {
     "folder": Format("the names of the folders that hold a file", rule=_folder),
     "dicom_tag": Format("the value of the DICOM element ingest.label_tag", rule=_dicom_tag),
     "chestxray14": Format(),
+    "chexpert": Format("lateral views are left out; whose film it is stands in its path"),
+    "padchest": Format("films that its table does not call PA or AP are left out"),
     "rsna": Format("its patientId stands for one film, and a person may have several"),
     "vindr": Format(f"VinDr-CXR {_OWN_PATIENT}", own_patients=True),
     "covid19_radiography": Format(

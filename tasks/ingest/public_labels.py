@@ -1,6 +1,10 @@
 """The labels of public sets, in the form in which their publishers hand them out.
 
 - `chestxray14`: `Data_Entry_2017.csv` of Wang et al., CVPR 2017
+- `chexpert`: `train.csv` or `valid.csv` of CheXpert (Irvin et al., AAAI 2019), a column a finding; the patient is in
+  the path, and lateral views are left out
+- `padchest`: `PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv` (Bustos et al., Medical Image Analysis 2020), whose
+  films have no header: what its Projection does not call PA or AP is left out, as are those that it excludes
 - `rsna`: `stage_2_detailed_class_info.csv` of the RSNA Pneumonia Detection Challenge 2018, a row a box; its `patientId`
   stands for one film (RSNA's mapping leads to films of ChestX-ray14, where a person has several)
 - `vindr`: `image_labels_*.csv` or `annotations_*.csv` of VinDr-CXR (Nguyen et al., Scientific Data 2022), or the
@@ -20,12 +24,19 @@ from pathlib import PurePosixPath
 
 from tasks.errors import UserError
 from tasks.ingest.label_tables import Row, Table
+from tasks.params import Uncertain
 
 COLUMNS = {  # of the film, the label and the patient
     "chestxray14": ("Image Index", "Finding Labels", "Patient ID"),
     "rsna": ("patientId", "class", "patientId"),
 }
 NO_FINDING = "No finding"  # VinDr's name for it
+CHEXPERT_FACTS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")  # all other columns are findings
+CHEXPERT_PATIENT = re.compile(r"(?:^|/)(patient\d+)/")
+CHEXPERT_NONE = "No Finding"
+PADCHEST_COLUMNS = ("ImageID", "Labels", "PatientID", "Projection")
+PADCHEST_FRONTAL = ("PA", "AP", "AP_horizontal")
+PADCHEST_EXCLUDED, PADCHEST_NO_FINDINGS = {"exclude", "suboptimal study"}, {"unchanged", ""}  # words among its labels
 COVID_CLASSES = {name.casefold(): name for name in ("COVID", "Lung_Opacity", "Normal", "Viral Pneumonia")}
 KERMANY_NAMES = [
     re.compile(r"(?P<patient>person\d+)_(?P<kind>bacteria|virus)_\d+(_\d+)*"),
@@ -37,17 +48,22 @@ KERMANY_CLASSES = {"bacteria": "bacterial_pneumonia", "virus": "viral_pneumonia"
 Said = tuple[tuple[str, ...], str, bool]  # findings, patient or "", whether the labels contradict themselves
 
 
-def rows(table: Table, label_format: str) -> tuple[str, Iterator[Row]]:
+def rows(table: Table, label_format: str, uncertain: Uncertain = "ignore") -> tuple[str, Iterator[Row]]:
     """The column that names the film's file (with or without its extension), and what is said of each film.
 
-    `label_format` is chestxray14, rsna or vindr. Raises UserError when `table` lacks a column.
+    `label_format` is chestxray14, chexpert, padchest, rsna or vindr; `uncertain` is `ingest.uncertain`, for chexpert.
+    Raises UserError when `table` lacks a column.
     """
     if label_format == "vindr":
         return _vindr(table)
+    if label_format == "chexpert":
+        return _chexpert(table, uncertain)
+    if label_format == "padchest":
+        return _padchest(table)
     needed = COLUMNS[label_format]
     key, label, patient = (table.needed(name, ", ".join(dict.fromkeys(needed))) for name in needed)
     said = table.labelled_rows(key, label, patient)
-    return key, ((name, _without_slash(findings), patient, False) for name, findings, patient, _ in said)
+    return key, (row._replace(findings=_without_slash(row.findings)) for row in said)
 
 
 def _without_slash(findings: tuple[str, ...]) -> tuple[str, ...]:
@@ -80,7 +96,41 @@ def _votes(said: Iterable[tuple[str, str, str]]) -> Iterator[Row]:
         readers = len({reader for _, reader, _ in opinions})
         agreed = [name for name, n in Counter(name for *_, name in opinions).items() if 2 * n > readers]
         findings = [name for name in agreed if name not in ("", NO_FINDING)] or [n for n in agreed if n == NO_FINDING]
-        yield image, _without_slash(tuple(findings)), "", not agreed
+        yield Row(image, _without_slash(tuple(findings)), conflict=not agreed)
+
+
+def _chexpert(table: Table, uncertain: Uncertain) -> tuple[str, Iterator[Row]]:
+    """A column a finding. "No Finding" may stand beside "Support Devices": then that is what the film shows, and of the
+    others none."""
+    needed = ", ".join([*CHEXPERT_FACTS[:1], CHEXPERT_FACTS[3], "and a column for each finding"])
+    path, view = table.needed(CHEXPERT_FACTS[0], needed), table.needed(CHEXPERT_FACTS[3], needed)
+    facts = {column for name in CHEXPERT_FACTS if (column := table.column(name))}
+    findings = {column: column.replace("/", "-") for column in table.columns if column and column not in facts}
+    if not findings:
+        table.refuse("no findings", needed)
+
+    def frontal() -> Iterator[Row]:
+        said = table.rows_of_columns(path, findings, None, uncertain, CHEXPERT_NONE)
+        for row, (seen,) in zip(said, table.rows(view), strict=True):
+            if seen.casefold() != "lateral":
+                match = CHEXPERT_PATIENT.search(row.key.replace("\\", "/"))
+                yield row._replace(patient=match[1] if match else "")
+
+    return path, frontal()
+
+
+def _padchest(table: Table) -> tuple[str, Iterator[Row]]:
+    """Labels are written as a list in Python: ['pleural effusion', 'cardiomegaly']."""
+    image, label, patient, projection = (table.needed(name, ", ".join(PADCHEST_COLUMNS)) for name in PADCHEST_COLUMNS)
+
+    def frontal() -> Iterator[Row]:
+        for name, text, whose, seen in table.rows(image, label, patient, projection):
+            found = tuple(dict.fromkeys(part.strip() for part in re.findall(r"'([^']*)'", text)))
+            if seen in PADCHEST_FRONTAL and not PADCHEST_EXCLUDED.intersection(found):
+                there = tuple(finding for finding in found if finding not in PADCHEST_NO_FINDINGS)
+                yield Row(name, _without_slash(there), whose)
+
+    return image, frontal()
 
 
 def _is_one(table: Table, cell: str) -> bool:

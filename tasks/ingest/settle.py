@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from tasks.errors import UserError
-from tasks.image_set import SPLITS
+from tasks.image_set import AND, SPLITS
 from tasks.ingest.class_names import twins
 from tasks.ingest.films.decode import Quarantined
 from tasks.ingest.labels import Entry, Labels, decide
@@ -26,18 +26,27 @@ FAR_OFF = 0.05  # of the share of films that a split was to have
 
 
 class Taken(NamedTuple):
-    """A film that becomes a row of the manifest; `patient` is a pseudonym."""
+    """A film that becomes a row of the manifest; `patient` is a pseudonym.
+
+    `label` is its class, or its findings joined by AND; `unknown` are those of which the labels do not know, likewise.
+    """
 
     digest: str
     label: str
     patient: str
+    unknown: str = ""
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Its class, or all of its findings."""
+        return tuple(self.label.split(AND))
 
 
 @dataclass(frozen=True)
 class Settled:
     """`taken`: films with their paths. `refused`: a row for each of the others. `borne`: films by finding.
 
-    `forms`: the films taken by class and by what they came as and how they are shown, e.g. "PNG, as stored".
+    `forms`: the films taken by label and by what they came as and how they are shown, e.g. "PNG, as stored".
     """
 
     taken: list[tuple[str, Taken]]
@@ -47,7 +56,7 @@ class Settled:
 
     def labels(self) -> Counter[str]:
         """Films taken, by class."""
-        return Counter(row.label for _, row in self.taken)
+        return Counter(name for _, row in self.taken for name in row.findings)
 
 
 def settle(
@@ -82,7 +91,7 @@ def settle(
             continue
         picture, taken = film["picture"], Taken(digest, *answer)
         known = first.setdefault(picture, taken)
-        if known.label != taken.label:
+        if (known.label, known.unknown) != (taken.label, taken.unknown):
             conflicts[picture] = "conflicting_labels", "the same picture comes with different labels"
         elif known.patient != taken.patient:
             conflicts.setdefault(
@@ -92,10 +101,10 @@ def settle(
     kept: list[tuple[str, Taken]] = []
     for path, picture, taken in films:
         if picture in conflicts:
-            refused.append(Quarantined(path, *conflicts[picture], taken.digest, (taken.label,)))
+            refused.append(Quarantined(path, *conflicts[picture], taken.digest, taken.findings))
         elif first[picture] is not taken:
             sentence = "a film with the same picture was taken already"
-            refused.append(Quarantined(path, "duplicate", sentence, taken.digest, (taken.label,)))
+            refused.append(Quarantined(path, "duplicate", sentence, taken.digest, taken.findings))
         else:
             kept.append((path, taken))
     forms = Counter((taken.label, _form(record(taken.digest))) for _, taken in kept)
@@ -109,7 +118,7 @@ def assign_splits(
 
     Raises UserError for a class that cannot be in every split, and says so where that is for one PatientID's sake.
     """
-    films = pd.DataFrame([(row.patient, row.label) for _, row in settled], columns=["patient_id", "label"])
+    films = pd.DataFrame([(row.patient, row.findings) for _, row in settled], columns=["patient_id", "label"])
     try:
         splits = split_patients(films, params.split, params.seed)
     except UserError:
@@ -120,7 +129,7 @@ def assign_splits(
     sentence = "one of the train films that ingest.thin_train leaves out"
     kept = [(row, str(splits[i])) for i, (_, row) in enumerate(settled) if i not in dropped]
     left = [settled[i] for i in sorted(dropped)]
-    return kept, [Quarantined(path, "thinned", sentence, row.digest, (row.label,)) for path, row in left]
+    return kept, [Quarantined(path, "thinned", sentence, row.digest, row.findings) for path, row in left]
 
 
 def losses(refused: Iterable[Quarantined], unmatched: Mapping[str, int], classes: Sequence[str]) -> dict[str, Any]:
@@ -180,10 +189,12 @@ def _form(film: Mapping[str, Any]) -> str:
 def _confounded(forms: Counter[tuple[str, str]]) -> Iterator[str]:
     """A warning for each class that all but coincides with a form of its films."""
     total = forms.total()
-    for label in sorted({label for label, _ in forms}):
-        own = Counter({form: n for (name, form), n in forms.items() if name == label})
+    for label in sorted({name for label, _ in forms for name in label.split(AND)}):
+        own: Counter[str] = Counter()
+        for (names, form), n in forms.items():
+            own[form] += n * (label in names.split(AND))
         (form, n), of_class = own.most_common(1)[0], own.total()
-        others = sum(m for (name, other), m in forms.items() if other == form and name != label)
+        others = sum(m for (names, other), m in forms.items() if other == form and label not in names.split(AND))
         if of_class < total >= MANY and n >= NEARLY * of_class and others <= (1 - NEARLY) * (total - of_class):
             yield (
                 f"{n:,} of {of_class:,} films of {label} are {form}, and {others:,} of the {total - of_class:,} "
@@ -209,7 +220,7 @@ def _classes(entry: Entry | None, classes: Sequence[str]) -> tuple[str, ...]:
 
 def _label_and_patient(
     path: str, film: Mapping[str, Any], entry: Entry | None, table: Labels, params: Ingest, pseudonym: Pseudonym
-) -> tuple[str, str] | Quarantined:
+) -> tuple[str, str, str] | Quarantined:
     if film["reason"]:
         return Quarantined(path, film["reason"], film["sentence"])
     label = decide(entry, params.classes, params.multi_label)
@@ -225,4 +236,5 @@ def _label_and_patient(
         patient = pseudonym("patient_id", f"of {film['picture']}")
     if not patient:
         return Quarantined(path, "no_patient", "neither a PatientID in the file nor a patient in the labels")
-    return sys.intern(label), patient
+    unknown = sorted(_classes(replace(entry, findings=entry.unknown), params.classes)) if entry else []
+    return sys.intern(label), patient, sys.intern(AND.join(unknown if params.multi_label == "all" else []))

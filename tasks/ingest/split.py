@@ -12,20 +12,21 @@ from tasks.params import Split
 
 
 def split_patients(manifest: pd.DataFrame, shares: Split, seed: int) -> pd.Series:
-    """The split of every row of `manifest` (columns patient_id, label), stratified by class.
+    """The split of every row of `manifest` (columns patient_id, label), stratified by class; a label may be several.
 
     A patient counts for the rarest class among their films. Within a class, patients are ordered by a hash, so
     that new patients move few of the old ones. Train and test get a patient before validation does.
     Raises UserError for a class with fewer than two patients: it cannot be both learnt and tested.
     """
-    patients = manifest.groupby("label")["patient_id"].nunique()
+    each = manifest.explode("label")  # a row a finding, under the number of its film
+    patients = each.groupby("label")["patient_id"].nunique()
     for label, count in patients.items():
         if count < 2:
             raise UserError(
                 f"class {label!r} has {count} patient; at least two are needed, one to train and one to test: "
                 "add films of it or leave it out of the labels"
             )
-    stratum = manifest.groupby("patient_id")["label"].agg(lambda labels: min(labels, key=lambda x: (patients[x], x)))
+    stratum = each.groupby("patient_id")["label"].agg(lambda labels: min(labels, key=lambda x: (patients[x], x)))
     split_of: dict[str, str] = {}
     for _, members in stratum.groupby(stratum):
         ordered = _shuffled(members.index, f"{seed}")
@@ -33,7 +34,7 @@ def split_patients(manifest: pd.DataFrame, shares: Split, seed: int) -> pd.Serie
         names = [name for name in SPLITS for _ in range(counts[name])]
         split_of.update(zip(ordered, names, strict=True))
     split = manifest["patient_id"].map(split_of)
-    _check_classes(manifest["label"], split)
+    _check_classes(each["label"], split[each.index])
     return split
 
 
@@ -45,8 +46,9 @@ def thinned(manifest: pd.DataFrame, split: pd.Series, keep: Mapping[str, float])
     that is not there.
     """
     out: set[int] = set()
+    labels = manifest["label"].explode()
     for label, share in keep.items():
-        films = manifest.index[(manifest["label"] == label) & (split == "train")]
+        films = manifest.index[manifest.index.isin(labels.index[labels == label]) & (split == "train")]
         if films.empty:
             raise UserError(f"ingest.thin_train names {label!r}, and no such class was found; correct or remove it")
         patients = _shuffled(manifest["patient_id"][films].unique(), "thin")
@@ -75,7 +77,7 @@ def _apportion(n: int, shares: Split) -> Counter[str]:
 def _check_classes(labels: pd.Series, split: pd.Series) -> None:
     """Patients with films of two classes can leave a class without train or test films: say so."""
     for label in sorted(labels.unique()):
-        present = set(split[labels == label])
+        present = set(split[(labels == label).to_numpy()])
         for needed in ("train", "test"):
             if needed not in present:
                 raise UserError(

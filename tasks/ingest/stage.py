@@ -54,7 +54,7 @@ from tasks.ingest.settle import (
 from tasks.params import Ingest
 from tasks.progress import track
 
-ON_PURPOSE = ("other_class", "several_labels", "duplicate", "thinned")  # left out as the params say: no sign of damage
+ON_PURPOSE = ("other_class", "several_labels", "uncertain", "duplicate", "thinned")  # left out as the params say: no sign of damage
 QUARANTINE_COLUMNS = ["path", "reason", "sentence", "digest"]
 FILES_AT_ONCE = 1024
 DECODERS = ("pydicom", "imagecodecs", "pillow", "opencv-python-headless")
@@ -139,7 +139,8 @@ def _with_safe_names(params: Ingest) -> Ingest:
 
 
 def _read_labels(path: Path, files: list[str], params: Ingest, pseudonym: Pseudonym) -> Labels:
-    table = read_labels(path, params.label_format, files, pseudonym, params.classes)
+    how = params.uncertain, params.multi_label == "all"
+    table = read_labels(path, params.label_format, files, pseudonym, params.classes, *how)
     print(table.sentence, flush=True)
     _tell_warnings(table.warnings)
     return table
@@ -339,6 +340,9 @@ def _write(
     counts: dict[str, Any],
 ) -> None:
     writer = image_set.ShardWriter(folder)
+    classes = sorted({name for row, _ in taken for name in row.findings})
+    unsure = {name for row, _ in taken for name in row.unknown.split(image_set.AND)}
+    several = any(len(row.findings) > 1 for row, _ in taken) or not unsure.isdisjoint(classes)
     columns: dict[str, list[Any]] = defaultdict(list)  # values that repeat are the same object: flat in memory
     for row, split in track(taken, len(taken), "curate", " films"):
         shard, place = writer.add(store.image(row.digest, params.size))
@@ -347,6 +351,7 @@ def _write(
             "image_id": pseudonym("image_id", row.digest),
             "patient_id": row.patient,
             "label": row.label,
+            **(image_set.with_findings(row.label, row.unknown, classes) if several else {}),
             "split": split,
             "shard": shard,
             "row": place,
@@ -355,4 +360,4 @@ def _write(
         for name, value in values.items():
             columns[name].append(sys.intern(value) if isinstance(value, str) else value)
     manifest = pd.DataFrame(columns)
-    image_set.save_index(folder, manifest, sorted(manifest["label"].unique()), params.size, writer, **counts)
+    image_set.save_index(folder, manifest, classes, params.size, writer, **counts)
