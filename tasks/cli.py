@@ -82,11 +82,14 @@ def simulate(
     out: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     patients: Annotated[int, typer.Option(help="How many patients, at least 6; some have several films.")] = 480,
     seed: Annotated[int, typer.Option(min=0, max=999_999)] = 0,  # above are the films of the head start
+    both: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the patients with pneumonia who have an effusion too.")
+    ] = 0.0,
 ) -> None:
     """Write a simulated archive of DICOM films and labels."""
     from tasks.simulate import stage
 
-    films = stage.simulate(out, patients, seed)
+    films = stage.simulate(out, patients, seed, both=both)
     counts = ", ".join(f"{n} {label}" for label, n in films["label"].value_counts().items())
     print(f"{len(films)} films of {patients} patients in {out}: {counts}")
 

@@ -9,7 +9,7 @@ import pandas as pd
 from tasks import image_set
 from tasks.errors import UserError
 from tasks.files import write_json, written_whole
-from tasks.image_set import SPLITS
+from tasks.image_set import AND, SPLITS, has, known, sets_of_findings
 from tasks.params import Imbalance
 
 if TYPE_CHECKING:
@@ -43,28 +43,71 @@ def analyse(manifest: pd.DataFrame, classes: list[str], params: Imbalance) -> di
     Cui et al. 2019 (arXiv 1901.05555), (1 - beta^n) / (1 - beta). `plan` is what rare classes lack. `draw` is of every
     class as many as the plan asks of any: some classifiers learn from synthetic images of common classes too, or what
     tells synthetic from real would tell them rare from common.
+
+    Where films have several findings, each counts in all of its classes, and an entry says besides of how many films a
+    finding is `unknown` and its `prevalence` among the others. `together` has by class how many of its train films have
+    each other one too, `sets` how many have which set of findings: images that are drawn for a finding have the sets of
+    the real train films that have it. What they bring of other rare findings counts for these, the rarest first.
     """
     by_class: dict[str, dict[str, Any]] = {}
     for label in classes:
-        rows = manifest[manifest["label"] == label]
+        rows = manifest[has(manifest, label)]
         by_class[label] = {
             "images": {split: int((rows["split"] == split).sum()) for split in SPLITS},
             "patients": {split: int(rows[rows["split"] == split]["patient_id"].nunique()) for split in SPLITS},
         }
+    of_train = manifest[manifest["split"] == "train"]
+    sets = sets_of_findings(of_train, classes)
+    for label in sets:
+        by_class[label] |= _unknown(manifest, label)
     train = {label: by_class[label]["images"]["train"] for label in classes}
     largest = max(train.values())
     for label, n in train.items():
         by_class[label]["effective_number"] = round((1 - params.beta**n) / (1 - params.beta), 2)
     rare = [label for label, n in train.items() if n < params.rare_below * largest]
     missing = {label: round(params.fill_to * largest) - train[label] for label in rare}
-    plan = {label: n for label, n in missing.items() if n > 0}
+    plan = {label: n for label, n in (_one_by_one(missing, train, sets) if sets else missing).items() if n > 0}
+    several = {"together": _together(of_train, classes), "sets": sets} if sets else {}
     return {
         "imbalance_ratio": round(largest / min(train.values()), 3),
         "classes": by_class,
         "rare": rare,
         "plan": plan,
         "draw": dict.fromkeys(classes, max(plan.values())) if plan else {},
+        **several,
     }
+
+
+def _unknown(manifest: pd.DataFrame, label: str) -> dict[str, dict[str, float]]:
+    """By split, of how many films it is not known whether they have a finding, and its share of the others."""
+    parts = {split: manifest[manifest["split"] == split] for split in SPLITS}
+    sure = {split: int(known(rows, label).sum()) for split, rows in parts.items()}
+    return {
+        "unknown": {split: len(rows) - sure[split] for split, rows in parts.items()},
+        "prevalence": {
+            split: round(int(has(rows, label).sum()) / max(sure[split], 1), 4) for split, rows in parts.items()
+        },
+    }
+
+
+def _together(rows: pd.DataFrame, classes: list[str]) -> dict[str, dict[str, int]]:
+    """How many rows have both of two findings, those of each one on the diagonal."""
+    each = {label: has(rows, label) for label in classes}
+    return {label: {other: int((each[label] & each[other]).sum()) for other in classes} for label in classes}
+
+
+def _one_by_one(
+    missing: dict[str, int], train: dict[str, int], sets: dict[str, dict[str, int]]
+) -> dict[str, int]:
+    """What is to be drawn for each finding, less what the images for rarer ones bring of it; in the order of `missing`."""
+    plan: dict[str, int] = {}
+    for label in sorted(missing, key=lambda name: train[name]):
+        brought = sum(
+            count * sum(n for names, n in sets[other].items() if label in names.split(AND)) / train[other]
+            for other, count in plan.items()
+        )
+        plan[label] = max(missing[label] - round(brought), 0)
+    return {label: plan[label] for label in missing}
 
 
 def to_draw(imbalance_report: Path) -> dict[str, int]:

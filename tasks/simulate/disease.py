@@ -1,6 +1,6 @@
 """The two diseases of the simulator, as fluid that takes the place of air in the lungs."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -8,14 +8,20 @@ from tasks.simulate.anatomy import Anatomy, Array, Pose
 from tasks.simulate.thorax import Cavity, fractal
 
 Label = Literal["normal", "pneumonia", "effusion"]
-LABELS: tuple[Label, ...] = ("normal", "pneumonia", "effusion")
+Both = Literal["effusion|pneumonia"]  # as a table of labels writes two findings of a film
+LABELS: tuple[Label, ...] = get_args(Label)
+BOTH: Both = "effusion|pneumonia"
 
 
-def fluid(label: Label, a: Anatomy, pose: Pose, lungs: Cavity, seed: int, severity: float = 1.0) -> Array:
+def fluid(label: Label | Both, a: Anatomy, pose: Pose, lungs: Cavity, seed: int, severity: float = 1.0) -> Array:
     """Path through fluid that replaces air, (rows, columns) in mm, nowhere more than the air there.
 
-    The seed draws place and extent, so that two films of one illness show the same; severity scales it.
+    The seed draws place and extent, so that two films of one illness show the same; severity scales it. Of both each
+    is drawn as it would be alone, and takes its share of the air that the other leaves.
     """
+    if label == BOTH:
+        one, other = (fluid(part, a, pose, lungs, seed, severity) for part in ("pneumonia", "effusion"))
+        return lungs.air - (lungs.air - one) * (lungs.air - other) / np.maximum(lungs.air, np.float32(1e-6))
     rng = np.random.default_rng(seed)
     if label == "pneumonia":
         return _consolidation(a, pose, lungs, rng, severity)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tasks.simulate import skeleton, thorax, tubes
 from tasks.simulate.anatomy import Anatomy, Array, Pose
-from tasks.simulate.disease import Label, fluid
+from tasks.simulate.disease import Both, Label, fluid
 
 MAX_VALUE = 4095  # 12 bits
 
@@ -30,7 +30,9 @@ class Exposure:
     noise_seed: int
 
 
-def path_lengths(a: Anatomy, pose: Pose, label: Label, illness: int = 0, severity: float = 1.0) -> tuple[Array, Array]:
+def path_lengths(
+    a: Anatomy, pose: Pose, label: Label | Both, illness: int = 0, severity: float = 1.0
+) -> tuple[Array, Array]:
     """Line integrals (rows, columns) in mm: of soft tissue of water's density, and of cortical bone.
 
     The same anatomy, pose and illness seed under another label gives the same patient with another disease.
@@ -51,7 +53,7 @@ def path_lengths(a: Anatomy, pose: Pose, label: Label, illness: int = 0, severit
 
 
 def _soft_parts(
-    a: Anatomy, pose: Pose, label: Label, illness: int, severity: float
+    a: Anatomy, pose: Pose, label: Label | Both, illness: int, severity: float
 ) -> tuple[Array, Array, Array, Array]:
     """Paths through tissue and the lungs' air, the share of the vessels that air outlines, and the broad bones; mm."""
     x, y = pose.grid()
@@ -79,7 +81,7 @@ def _soft_parts(
 
 
 def render(
-    a: Anatomy, pose: Pose, shot: Exposure, label: Label, illness: int = 0, severity: float = 1.0
+    a: Anatomy, pose: Pose, shot: Exposure, label: Label | Both, illness: int = 0, severity: float = 1.0
 ) -> NDArray[np.uint16]:
     """One film for presentation, (rows, columns), 0 to 4095, more attenuation is brighter."""
     return present(expose(*path_lengths(a, pose, label, illness, severity), pose, shot), pose, shot)

@@ -22,7 +22,7 @@ from tasks.files import written_whole
 from tasks.progress import cores, track
 from tasks.simulate import dicom, radiograph
 from tasks.simulate.anatomy import draw_anatomy, draw_pose
-from tasks.simulate.disease import Label
+from tasks.simulate.disease import BOTH, Both, Label
 
 MIN_PATIENTS = 6  # two of each class
 MIN_SIZE = 64
@@ -37,7 +37,7 @@ class Film:
     patient: int
     number: int  # among the patient's films
     visit: int  # the study it belongs to
-    label: Label
+    label: Label | Both
     syntax: str
     photometric: str
     window: str
@@ -51,11 +51,13 @@ def simulate(
     size: int = 512,
     workers: int | None = None,
     shares: Mapping[Label, int] = SHARES,
+    both: float = 0.0,
 ) -> pd.DataFrame:
     """Write `patients` patients' films as DICOM and OUT/labels.csv; returns that table (path, label).
 
-    `size` is the shorter side in pixels, `shares` how the patients are divided among the classes. The files depend on
-    these, `patients` and `seed` alone, however many workers there are. OUT appears when all is written: UserError, and
+    `size` is the shorter side in pixels, `shares` how the patients are divided among the classes, `both` (0 to 1) the
+    share of the patients with pneumonia who have an effusion too, under the label BOTH. The files depend on these,
+    `patients` and `seed` alone, however many workers there are; those of the other patients not on `both`. OUT appears when all is written: UserError, and
     no OUT, when that cannot be done.
     """
     if patients < MIN_PATIENTS:
@@ -66,7 +68,7 @@ def simulate(
         raise UserError(f"the seed {seed} is negative: give 0 or more")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder: choose a new one, or empty it first")
-    films = plan(patients, seed, size, shares)
+    films = plan(patients, seed, size, shares, both)
     try:
         with written_whole(out) as folder:
             rows = list(track(_make(films, folder, workers), len(films), "simulate"))
@@ -77,7 +79,9 @@ def simulate(
     return table
 
 
-def plan(patients: int, seed: int, size: int = 512, shares: Mapping[Label, int] = SHARES) -> list[Film]:
+def plan(
+    patients: int, seed: int, size: int = 512, shares: Mapping[Label, int] = SHARES, both: float = 0.0
+) -> list[Film]:
     """Which films to make: exact numbers of patients a class, then films a patient, then encodings."""
     rng = np.random.default_rng([seed, 0])
     total = sum(shares.values())
@@ -89,7 +93,7 @@ def plan(patients: int, seed: int, size: int = 512, shares: Mapping[Label, int] 
     classes = [by_class[k] for k in rng.permutation(patients)]
     three, two = round(0.05 * patients), max(round(0.15 * patients), 1)
     counts = rng.permutation([3] * three + [2] * two + [1] * (patients - three - two))
-    drafts: list[tuple[int, int, int, Label]] = []
+    drafts: list[tuple[int, int, int, Label | Both]] = []
     for patient, (label, count) in enumerate(zip(classes, counts, strict=True)):
         # some fall ill or recover between two films
         well = int(rng.choice([0, count - 1])) if count > 1 and rng.random() < 0.4 else -1
@@ -99,13 +103,26 @@ def plan(patients: int, seed: int, size: int = 512, shares: Mapping[Label, int] 
     kinds = [(s, p) for s in dicom.SYNTAXES for p in dicom.PHOTOMETRIC]
     kind = rng.permutation(np.arange(len(drafts)) % len(kinds))
     window = rng.permutation(np.arange(len(drafts)) % len(dicom.WINDOWS))
+    drafts = _with_both(drafts, both, seed)
     return [
         Film(seed, *draft, str(kinds[kind[k]][0]), kinds[kind[k]][1], dicom.WINDOWS[window[k]], size)
         for k, draft in enumerate(drafts)
     ]
 
 
-def _make(films: list[Film], folder: Path, workers: int | None) -> Iterator[tuple[str, Label]]:
+def _with_both(
+    drafts: list[tuple[int, int, int, Label | Both]], share: float, seed: int
+) -> list[tuple[int, int, int, Label | Both]]:
+    """A share of the patients with pneumonia, drawn by a stream of its own, have BOTH in its place."""
+    ill = sorted({patient for patient, _, _, label in drafts if label == "pneumonia"})
+    chosen = set(np.random.default_rng([seed, 5]).permutation(ill)[: round(share * len(ill))].tolist())
+    return [
+        (patient, number, visit, BOTH if patient in chosen and label == "pneumonia" else label)
+        for patient, number, visit, label in drafts
+    ]
+
+
+def _make(films: list[Film], folder: Path, workers: int | None) -> Iterator[tuple[str, Label | Both]]:
     """Make all films, in order of the plan, in this process or in a pool."""
     count = min(workers or cores(), len(films))
     if count == 1:
@@ -124,7 +141,7 @@ def _make(films: list[Film], folder: Path, workers: int | None) -> Iterator[tupl
             raise
 
 
-def _write(film: Film, folder: Path) -> tuple[str, Label]:
+def _write(film: Film, folder: Path) -> tuple[str, Label | Both]:
     """Make one film; everything is drawn from its own seeds."""
     who = np.random.default_rng([film.seed, 1, film.patient])
     female = bool(who.random() < 0.5)
