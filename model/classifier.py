@@ -90,6 +90,7 @@ class Trained:
     step: int  # that the weights are from
     curve: tuple[tuple[int, float], ...]  # the step and the validation loss of every point that was looked at
     gaining: bool  # it ended at `max_cycles` while validation did not yet say stop
+    several: bool = False  # each logit is of a finding by itself, and not of one class of all
 
 
 def train_classifier(
@@ -102,6 +103,9 @@ def train_classifier(
     first: Iterator[tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Trained:
     """Train on `batches` of images (B, H, W) uint8 and labels (B,) int64, on the GPU if there is one.
+
+    Labels (B, classes) are of several findings, 1, 0 or -1 where it is not known: a sigmoid each (`of_findings`), and
+    `class_weights` are of the films that have it.
 
     `class_weights` (classes,) weigh the cross-entropy. `build` makes the network for a number of classes. The start
     depends on the seed alone, so that arms of an experiment that share a seed start from the same weights.
@@ -152,7 +156,11 @@ def _cycle(
     network.train()
     for step, (images, labels) in zip(range(1, config.steps + 1), batches, strict=False):
         pixels = torch.from_numpy(images).to(device).float()[:, None] / 255
-        loss = F.cross_entropy(network(pixels), torch.from_numpy(labels).to(device), weight=weights)
+        said, wanted = network(pixels), torch.from_numpy(labels).to(device)
+        if wanted.dim() == 2:
+            loss = of_findings(said, wanted, weights=weights).mean()
+        else:
+            loss = F.cross_entropy(said, wanted, weight=weights)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -163,13 +171,30 @@ def _cycle(
     best.restore(network, config.steps)
 
 
+def of_findings(said: Tensor, wanted: Tensor, smoothing: float = 0.0, weights: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of images, the mean over their known findings: logits (B, K), (B, K) of 1, 0, -1 -> (B,).
+
+    `smoothing` draws the targets towards a half, as that of labels does; `weights` (K,) weigh what is there.
+    """
+    sure = (wanted >= 0).to(said.dtype)
+    targets = (wanted == 1).to(said.dtype) * (1 - smoothing) + smoothing / 2
+    losses = F.binary_cross_entropy_with_logits(said, targets, reduction="none", pos_weight=weights)
+    return (losses * sure).sum(1) / sure.sum(1).clamp_min(1)
+
+
 class _Best:
     """The weights of a training that were best on validation, and all that was read there."""
 
     def __init__(self, validation: tuple[np.ndarray, np.ndarray] | None, classes: int) -> None:
         self.images, self.labels = validation or (np.empty(0, np.uint8), np.empty(0, np.int64))
-        counts = np.bincount(self.labels, minlength=classes)
-        self.balance = 1 / counts[self.labels]
+        self.several = self.labels.ndim == 2
+        self.every = np.ones(len(self.labels))
+        if self.several:
+            self.every = (self.labels >= 0).astype(float)
+            counts = [np.maximum((self.labels == value).sum(0), 1) for value in (0, 1)]
+            self.balance = self.every / np.where(self.labels == 1, counts[1], counts[0])
+        else:
+            self.balance = 1 / np.bincount(self.labels, minlength=classes)[self.labels]
         self.loss, self.step, self.logits = np.inf, 0, np.empty(0)
         self.state: dict[str, Tensor] = {}
         self.before = 0  # steps of the cycles that have ended
@@ -198,9 +223,9 @@ class _Best:
 
     def trained(self, network: nn.Module, gaining: bool) -> Trained:
         if not self.state:
-            return Trained(network, 1.0, self.before, (), gaining=False)
-        _, temperature = calibrated_loss(self.logits, self.labels, np.ones(len(self.labels)))
-        return Trained(network, temperature, self.step, tuple(self.curve), gaining)
+            return Trained(network, 1.0, self.before, (), gaining=False, several=self.several)
+        _, temperature = calibrated_loss(self.logits, self.labels, self.every)
+        return Trained(network, temperature, self.step, tuple(self.curve), gaining, self.several)
 
 
 def calibrated_loss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
@@ -208,14 +233,33 @@ def calibrated_loss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray)
 
     `weights` (N,) of the images. The best temperature is taken out, so that the loss ranks what a network knows and
     not how sure it is. A target is short of certain, as in Platt's scaling (1999): (n + 1) / (n + K) for the n images
-    of a class, or a network without an error would be calibrated to certainty.
+    of a class, or a network without an error would be calibrated to certainty. Of several findings, labels and
+    `weights` (N, K), it is the binary one, and K is 2.
     """
+    if labels.ndim == 2:
+        return _of_sigmoids(logits, labels, weights)
     classes = logits.shape[1]
     counts = np.bincount(labels, minlength=classes)
     targets = np.repeat((1 / (counts[labels] + classes))[:, None], classes, axis=1)
     targets[np.arange(len(labels)), labels] *= counts[labels] + 1
     said, wanted = torch.from_numpy(logits).double(), torch.from_numpy(targets)
     by_image = (F.cross_entropy(said / temperature, wanted, reduction="none").numpy() for temperature in TEMPERATURES)
+    losses = [np.average(losses, weights=weights) for losses in by_image]
+    best = int(np.argmin(losses))
+    return float(losses[best]), float(TEMPERATURES[best])
+
+
+def _of_sigmoids(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """`calibrated_loss` of several findings; where nothing is known of any, 0 and a temperature of 1."""
+    if not weights.any():
+        return 0.0, 1.0
+    there, absent = (((labels == value).sum(0) for value in (1, 0)))
+    targets = np.where(labels == 1, (there + 1) / (there + 2), 1 / (absent + 2))
+    said, wanted = torch.from_numpy(logits).double(), torch.from_numpy(targets)
+    by_image = (
+        F.binary_cross_entropy_with_logits(said / temperature, wanted, reduction="none").numpy()
+        for temperature in TEMPERATURES
+    )
     losses = [np.average(losses, weights=weights) for losses in by_image]
     best = int(np.argmin(losses))
     return float(losses[best]), float(TEMPERATURES[best])
@@ -231,5 +275,6 @@ def logits(network: nn.Module, images: np.ndarray, batch: int = 256) -> np.ndarr
 
 
 def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
-    """Calibrated class probabilities (N, classes) float64 of images (N, H, W) uint8, N at least 1."""
-    return torch.from_numpy(logits(trained.network, images) / trained.temperature).softmax(1).numpy()
+    """Calibrated class probabilities (N, classes) float64 of images (N, H, W) uint8, N at least 1; of findings each's."""
+    said = torch.from_numpy(logits(trained.network, images) / trained.temperature)
+    return (said.sigmoid() if trained.several else said.softmax(1)).numpy()

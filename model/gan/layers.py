@@ -139,7 +139,7 @@ class ClassNorm(nn.Module):
         x = pixel_norm(x)
         if self.embed is None:
             return x
-        scale, shift = self.embed(y).to(x.dtype)[:, :, None, None].chunk(2, 1)
+        scale, shift = embedded(self.embed, y).to(x.dtype)[:, :, None, None].chunk(2, 1)
         return torch.addcmul(shift, x, 1 + scale)
 
 
@@ -261,6 +261,19 @@ def class_embedding(classes: int, dim: int) -> nn.Embedding:
     the generator leans on the class and forgets the latent ("Collapse by Conditioning", arXiv 2201.06578).
     """
     return nn.Embedding(classes, dim, _weight=torch.zeros(classes, dim))
+
+
+def embedded(embed: nn.Embedding, y: Tensor) -> Tensor:
+    """The embeddings of classes (B,) int64, or of sets of findings (B, K), 1 where there: (B, D).
+
+    Those of a set are added, but what all K have in common, their mean, counts once: so a set of one is that class,
+    and one of two is no further from all others than both together. What is not known, -1, is as if not there.
+    """
+    if y.dim() == 1:
+        return embed(y)
+    there = (y == 1).to(embed.weight.dtype)
+    added = (there[:, :, None] * embed.weight).sum(1)
+    return added + (1 - there.sum(1, keepdim=True)) * embed.weight.mean(0)
 
 
 def activate(x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from model.gan.layers import (
     activate,
     channels_last,
     class_embedding,
+    embedded,
     minibatch_stddev,
     on_sphere,
 )
@@ -126,6 +127,7 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, y: Tensor, truncation: float = 1.0) -> list[Tensor]:
         """z (B, config.inputs) float32, y (B,) int64 -> [(B, 1, r, r) float32 for r = 4 .. resolution].
 
+        For sets of findings y is (B, classes), see `embedded`; so it is in D.
         The first latent_dim numbers of z are the latent, the others the noise. The latent is put on the hypersphere
         here, so no caller can forget it. `truncation` below 1 shrinks it from there towards the origin, where only
         class and biases speak: less variety, more typical images. Above 1 it is moved outward, where no latent of
@@ -135,7 +137,7 @@ class Generator(nn.Module):
         z, *noise = z.split([self.config.latent_dim, *(side**2 for side in sides if self.config.noise)], 1)
         z = on_sphere(z) * truncation
         if self.embed is not None:
-            z = torch.cat([z, self.embed(y)], 1)
+            z = torch.cat([z, embedded(self.embed, y)], 1)
         x = self.start(z).reshape(len(z), -1, 4, 4).contiguous(memory_format=torch.channels_last)
         x = self.norm(activate(x), y)
         x = self.attention(self.second_norm(activate(self.conv(x)), y))
@@ -225,7 +227,7 @@ class Discriminator(nn.Module):
         """(B, width), (B,) int64 -> (B,) float32."""
         logits: Tensor = self.logit(features).squeeze(1).float()
         if self.embed is not None:
-            logits = logits + (self.embed(y) * features.float()).sum(1) / math.sqrt(features.shape[1])
+            logits = logits + (embedded(self.embed, y) * features.float()).sum(1) / math.sqrt(features.shape[1])
         return logits
 
     def forward(self, images: list[Tensor], y: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Images from a trained generator, each determined by its class, its seed and its number alone."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -16,6 +16,8 @@ from model.gan.networks import Generator
 # Of one forward pass. More than 16 images of 64 px are slower, as features fall out of a CPU's cache; and the memory is
 # bounded at every resolution.
 MOST_IMAGES, MOST_PIXELS = 16, 64 * 64 * 64
+GOLDEN = (5**0.5 - 1) / 2
+AND = "|"  # between the findings of a set
 
 
 def latents(label: int, first: int, count: int, seed: int, dim: int) -> Tensor:
@@ -83,7 +85,29 @@ def attention_maps(
         return render(generator, z, y), maps
 
 
-def batches(generator: Generator, label: int, count: int, seed: int, truncation: float = 1.0) -> Iterator[np.ndarray]:
+def sets_of(shares: Mapping[str, int], count: int) -> list[str]:
+    """Sets of findings "a|b" of images 0 .. count - 1, as often as `shares` say, in any number of them.
+
+    That of image k depends on k alone: multiples of the golden ratio fill an interval evenly (Knuth, TAOCP 6.4).
+    """
+    ends = np.cumsum(list(shares.values()))
+    places = (0.5 + GOLDEN * np.arange(count)) % 1 * ends[-1]
+    names = list(shares)
+    return [names[k] for k in np.searchsorted(ends, places, side="right")]
+
+
+def hot(sets: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """(N, K) int64: 1 for each of the findings in a set "a|b". Raises ValueError for one that is not in `classes`."""
+    there = torch.zeros(len(sets), len(classes), dtype=torch.int64)
+    for k, names in enumerate(sets):
+        for name in names.split(AND):
+            there[k, list(classes).index(name)] = 1
+    return there
+
+
+def batches(
+    generator: Generator, label: int, count: int, seed: int, truncation: float = 1.0, sets: Tensor | None = None
+) -> Iterator[np.ndarray]:
     """Images of one class, uint8 (B, H, W) at a time; see `sample`."""
     config = generator.config
     if not 0 <= label < config.classes:
@@ -94,16 +118,22 @@ def batches(generator: Generator, label: int, count: int, seed: int, truncation:
     y = torch.full((size,), label)
     for first in range(0, count, size):
         z = latents(label, first, size, seed, config.inputs)
+        if sets is not None:
+            there = sets[first : first + size]
+            y = torch.cat([there, there[-1:].expand(size - len(there), -1)])
         yield render(generator, z, y, truncation)[: count - first]
 
 
-def sample(generator: Generator, label: int, count: int, seed: int, truncation: float = 1.0) -> np.ndarray:
+def sample(
+    generator: Generator, label: int, count: int, seed: int, truncation: float = 1.0, sets: Tensor | None = None
+) -> np.ndarray:
     """uint8 (count, H, W): images 0 .. count - 1 of a class and seed.
 
     Image k is bitwise the same whatever `count`; on another device or with another number of threads it is the same
-    within rounding. No two classes share a latent. `truncation`, 0 or more: see Generator.forward. Raises ValueError
-    for a class the generator does not have.
+    within rounding. No two classes share a latent. `truncation`, 0 or more: see Generator.forward. `sets` (count, K):
+    the findings of each image, the class among them, in place of the class alone. Raises ValueError for a class the
+    generator does not have.
     """
     side = generator.config.resolution
-    parts = list(batches(generator, label, count, seed, truncation))
+    parts = list(batches(generator, label, count, seed, truncation, sets))
     return np.concatenate(parts) if parts else np.empty((0, side, side), np.uint8)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.classifier import Classifier
+from model.classifier import Classifier, of_findings
 from model.gan.layers import channels_last
 from model.training import augment
 from model.training.checkpoint import Groups, load_optimizer, optimizer_tensors
@@ -26,6 +26,7 @@ PROBABILITY = 0.8  # of each augmentation; of real films, so that few are not le
 class AuxiliaryClassifier:
     """Learns the classes of images uint8 (N, H, H) with labels int64 (N,), every class equally often.
 
+    Of labels (N, K), several findings of 1, 0 or -1 where it is not known, it learns each by itself.
     What is random comes from `seed`. All processes of a distributed training compute the same.
     """
 
@@ -37,8 +38,13 @@ class AuxiliaryClassifier:
             self.network = Classifier(classes).to(images.device)
         channels_last(self.network)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-        self.order = torch.argsort(labels, stable=True)  # class by class
-        self.counts = torch.bincount(labels, minlength=classes)
+        self.labels = labels
+        if labels.dim() == 1:
+            self.order = torch.argsort(labels, stable=True)  # class by class
+            self.counts = torch.bincount(labels, minlength=classes)
+        else:
+            self.counts = (labels == 1).sum(0)
+            self.order = torch.nonzero(labels.T == 1)[:, 1]
 
     def step(self) -> None:
         """One update, on real films."""
@@ -46,6 +52,7 @@ class AuxiliaryClassifier:
         within = (torch.rand(BATCH, generator=self.random) * self.counts[y]).long()
         chosen = self.order[(self.counts.cumsum(0) - self.counts)[y] + within]
         x = self.images[chosen.to(self.images.device)][:, None].float() / 127.5 - 1
+        y = y if self.labels.dim() == 1 else self.labels[chosen]
         self.network.train().requires_grad_(True)
         loss = self._losses(x, y.to(x.device), self._drawn(BATCH)).mean()
         self.optimizer.zero_grad(set_to_none=True)
@@ -55,6 +62,7 @@ class AuxiliaryClassifier:
     def losses(self, images: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy of each image, (B, 1, H, H) in [-1, 1] and (B,) -> (B,), with gradients by the images alone.
 
+        Of several findings, (B, K), it is the mean of those that are known.
         In a distributed training these are the part of this process.
         """
         self.network.eval().requires_grad_(False)
@@ -81,4 +89,6 @@ class AuxiliaryClassifier:
     def _losses(self, images: Tensor, y: Tensor, drawn: augment.Augmentation) -> Tensor:
         x = F.adaptive_avg_pool2d(images, SIDE) if images.shape[-1] > SIDE else images
         (x,) = augment.Augmentation(*(part.to(x.device) for part in vars(drawn).values()))([x])
+        if y.dim() == 2:
+            return of_findings(self.network((x + 1) / 2), y, SMOOTHING)
         return F.cross_entropy(self.network((x + 1) / 2), y, reduction="none", label_smoothing=SMOOTHING)

@@ -7,9 +7,15 @@ from torch import Tensor
 from model.gan.layers import GROUP
 
 
+def of_class(labels: Tensor, label: int) -> Tensor:
+    """bool (N,): which images are of a class; `labels` (N,), or of several findings (N, K), 1 where there."""
+    return labels == label if labels.dim() == 1 else labels[:, label] == 1
+
+
 class BalancedSampler:
     """Real minibatches in which every class is equally frequent; within a class no image repeats before all
-    have been shown. A rare class so repeats its images.
+    have been shown. A rare class so repeats its images. Of several findings one is picked, each as often, and then an
+    image that has it, whatever else that has.
 
     Classes come in runs of GROUP, so that each minibatch standard deviation is taken within one class: mixed
     with another class, a class whose images are all alike would still look varied, and so collapse.
@@ -17,7 +23,7 @@ class BalancedSampler:
 
     def __init__(self, labels: Tensor, classes: int, generator: torch.Generator) -> None:
         self.labels = labels
-        self.members = [torch.nonzero(labels == label).flatten() for label in range(classes)]
+        self.members = [torch.nonzero(of_class(labels, label)).flatten() for label in range(classes)]
         if empty := [label for label, members in enumerate(self.members) if len(members) == 0]:
             raise ValueError(f"no images of class {empty[0]} to train on")
         self.generator = generator
@@ -25,7 +31,7 @@ class BalancedSampler:
         self.turn = torch.empty(0, dtype=torch.int64)
 
     def next(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Indices of images and their labels, (batch,) int64 each, on the CPU."""
+        """Indices of images and their labels, (batch,) int64 each, on the CPU; of several findings (batch, K)."""
         while len(self.turn) < batch:
             order = torch.randperm(len(self.members), generator=self.generator)
             self.turn = torch.cat([self.turn, order.repeat_interleave(GROUP)])
@@ -34,7 +40,7 @@ class BalancedSampler:
         for label in labels.unique().tolist():
             here = labels == label
             indices[here] = self._deal(label, int(here.sum()))
-        return indices, labels
+        return indices, labels if self.labels.dim() == 1 else self.labels[indices]
 
     def _deal(self, label: int, count: int) -> Tensor:
         deck, members = self.decks[label], self.members[label]

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from model.gan.networks import Generator
 from model.gan.sampling import latents, render
 from model.measures.similarity import WINDOW, frechet_distance, ms_ssim_pairs, near_duplicates_above
+from model.training.batches import of_class
 from model.training.judge import Judge
 
 SIDE = 64  # larger images are averaged down to this first, so that a tick costs the same at any size
@@ -48,6 +49,9 @@ class Reading:
 class CollapseGuard:
     """Compares a generator with the real images uint8 (N, H, W), labels int (N,), that it learns from.
 
+    Of labels (N, K), several findings of 1, 0 or -1 where it is not known, the class of an image is each that it has,
+    and images of a class are drawn with the findings of real ones that have it.
+
     `classes` names the labels. Two things can be amiss: pairs of a class that are all but one image, while the Fréchet
     distance is no longer near its lowest; or that distance alone, much above its lowest. Neither is looked for until
     the images were once nearer to films than one film repeated is, so that an untrained generator raises no alarm; but
@@ -69,18 +73,21 @@ class CollapseGuard:
     ) -> None:
         self.classes, self.warmup_kimg, self.patience = tuple(classes), warmup_kimg, patience
         self.count = min(SYNTHETIC, max(ALL_SYNTHETIC // len(self.classes), 16))
-        sizes = [int((labels == label).sum()) for label in range(len(self.classes))]
+        every = torch.from_numpy(np.asarray(labels))
+        members = [torch.nonzero(of_class(every, label)).flatten().numpy() for label in range(len(self.classes))]
+        sizes = [len(some) for some in members]
         if 0 in sizes:
             raise ValueError(f"no images of class {self.classes[sizes.index(0)]!r} to compare a generator with")
-        films = [_some(images, np.flatnonzero(labels == label)) for label in range(len(self.classes))]
+        films = [_some(images, some) for some in members]
+        self.drawn = [_asked(every, label, some, self.count) for label, some in enumerate(members)]
 
         raw = [features(some) for some in films]
-        every = np.concatenate(raw)
-        self.centre, self.spread = every.mean(0), every.std(0).clip(0.05)
+        pooled = np.concatenate(raw)
+        self.centre, self.spread = pooled.mean(0), pooled.std(0).clip(0.05)
         self.real = [self._scaled(some) for some in raw]
         self.floor = float(np.mean([frechet_distance(some[::2], some[1::2]) for some in self.real]))
         # One film repeated has none of the variance, which is 1 a feature.
-        self.one_film = max(float(every.shape[1]), self.floor)
+        self.one_film = max(float(pooled.shape[1]), self.floor)
 
         count = max(ALL_PAIRS // len(films), 64)
         pairs = [ms_ssim_pairs(some[: max(size, 2)], count) for some, size in zip(films, sizes, strict=True)]
@@ -106,7 +113,7 @@ class CollapseGuard:
             nothing = self._named([math.nan] * len(self.classes))
             broken = "a weight of the generator is not a finite number"
             return Reading(kimg, nothing, self.ms_ssim_real, nothing, math.nan, self.floor, broken, best=False)
-        images = [small(_drawn(generator, label, self.count)) for label in range(len(self.classes))]
+        images = [small(_drawn(generator, label, y)) for label, y in enumerate(self.drawn)]
         pairs = [ms_ssim_pairs(some, 4 * self.count) for some in images]
         near_duplicates = [float((values > alike).mean()) for values, alike in zip(pairs, self.alike, strict=True)]
         fakes = [self._scaled(features(some)) for some in images]
@@ -209,10 +216,17 @@ def small(images: np.ndarray) -> np.ndarray:
     return x[:, 0].round().to(torch.uint8).numpy()
 
 
-def _drawn(generator: Generator, label: int, count: int) -> np.ndarray:
-    """(count, H, H) uint8, a few at a time: what has memory for a training has it for this."""
-    z = latents(label, 0, count, seed=0, dim=generator.config.inputs)
-    return np.concatenate([render(generator, part, torch.full((len(part),), label)) for part in z.split(8)])
+def _asked(labels: torch.Tensor, label: int, members: np.ndarray, count: int) -> torch.Tensor:
+    """What the generator is asked for: a class (count,), or findings (count, K) of some of its images in turn."""
+    if labels.dim() == 1:
+        return torch.full((count,), label)
+    return labels[np.resize(np.random.default_rng(0).permutation(members), count)]
+
+
+def _drawn(generator: Generator, label: int, y: torch.Tensor) -> np.ndarray:
+    """(N, H, H) uint8 for y (N,) or (N, K), a few at a time: what has memory for a training has it for this."""
+    z = latents(label, 0, len(y), seed=0, dim=generator.config.inputs)
+    return np.concatenate([render(generator, *parts) for parts in zip(z.split(8), y.split(8), strict=True)])
 
 
 def _some(images: np.ndarray, members: np.ndarray) -> np.ndarray:

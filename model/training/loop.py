@@ -77,6 +77,8 @@ def train(
 ) -> Generator:
     """Train on images uint8 (N, H, W) with labels int (N,); return the EMA generator: eval, fp32, on the CPU.
 
+    Labels (N, K) are of several findings at once: 1 where there, 0 where not, -1 where that is not known.
+
     The same seed gives the same weights on a CPU with the same number of threads. Raises ValueError for data
     that do not fit the network, TrainingDiverged when losses or weights stop being finite.
 

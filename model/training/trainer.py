@@ -168,7 +168,8 @@ class Trainer:
             real_logits, fake_logits = (self.ranks.whole(logits(of, y)) for of in (of_real, of_fake))
             loss = total = self.loss.discriminator(real_logits, fake_logits)
             if self.config.mismatch and self._told_the_class:
-                wrong = self.ranks.whole(logits(of_real, self._other_classes(y)))
+                others = self._other_classes(y) if y.dim() == 1 else self._one_flipped(y)
+                wrong = self.ranks.whole(logits(of_real, others))
                 total = total + self.config.mismatch * self.loss.discriminator(real_logits, wrong)
         if self.steps % self.config.penalty_interval == 0:
             penalty = self._penalty(real, fake, y)
@@ -204,6 +205,12 @@ class Trainer:
         """(B,) int64: of each image a class that it is not, all with the same probability."""
         step = torch.randint(1, self.network.classes, (self.config.batch,), generator=self.noise, device=self.device)
         return (y + self.ranks.part(step)) % self.network.classes
+
+    def _one_flipped(self, y: Tensor) -> Tensor:
+        """(B, K): of each image its findings, but for one of those that are known, drawn evenly, which is wrong."""
+        drawn = torch.rand(self.config.batch, self.network.classes, generator=self.noise, device=self.device)
+        place = (self.ranks.part(drawn) * (y >= 0)).argmax(1, keepdim=True)
+        return y.scatter(1, place, 1 - y.gather(1, place).clamp_min(0))
 
     def _penalty(self, real: list[Tensor], fake: list[Tensor], y: Tensor) -> Tensor:
         penalty = self.loss.penalty
@@ -259,5 +266,8 @@ def _check(images: np.ndarray, labels: np.ndarray, network: NetworkConfig) -> No
         raise ValueError("no images to train on")
     if len(labels) != len(images):
         raise ValueError(f"{len(labels)} labels for {len(images)} images")
-    if labels.min() < 0 or labels.max() >= network.classes:
+    if labels.ndim == 2:
+        if labels.shape[1] != network.classes or labels.min() < -1 or labels.max() > 1:
+            raise ValueError(f"findings must be 1, 0 or -1 (N, {network.classes}), not {labels.shape} of other values")
+    elif labels.min() < 0 or labels.max() >= network.classes:
         raise ValueError(f"labels must be from 0 to {network.classes - 1}, not {labels.min()} to {labels.max()}")

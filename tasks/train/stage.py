@@ -28,7 +28,7 @@ from model.training.loop import Row, Tick, TrainConfig, TrainingDiverged, finger
 from tasks import image_set, progress
 from tasks.errors import UserError
 from tasks.files import written_whole
-from tasks.image_set import ImageSet
+from tasks.image_set import ImageSet, sets_of_findings
 from tasks.params import Model, Train
 from tasks.tracking import runs
 from tasks.train import card
@@ -78,6 +78,8 @@ def run(name: str, curated_folder: Path, out: Path, params: Train, model: Model)
         table = pd.DataFrame(report.history)
         table.to_csv(folder / "history.csv", index=False, float_format="%.6g")
         facts = {"data_digest": films.digest, "params": settings, "threads": torch.get_num_threads()}
+        if learnt.several:
+            facts["sets"] = sets_of_findings(learnt.manifest, films.classes)  # of findings, that images are drawn with
         facts["simulated_before"] = head_start is not None and head_start.simulated
         save_generator(folder, generator, films.classes, facts, report.last.discriminator)
         tracked.tag("weights", hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())  # the registry looks for it
