@@ -29,8 +29,15 @@ def run(curated_folder: Path, out: Path, counts: Mapping[str, int], settings: In
     """Write `counts[label]` films of every class in `counts` to `out`, curated as the archive's are by `settings`.
 
     A class is drawn as the simulator's of the same name, or as the one that `params.of` says. Raises UserError for a
-    class that has none. Without `counts` the set is empty.
+    class that has none, and where films have several findings, for it draws one each. Without `counts` the set is
+    empty.
     """
+    real = image_set.load(curated_folder)
+    if counts and real.several:
+        raise UserError(
+            f"the films in {curated_folder} have several findings each, and arms of phantom draw simulated films of one; "
+            "leave these arms out of classify.arms"
+        )
     of = {label: params.of.get(label, label) for label in counts}
     if unknown := [label for label, simulated in of.items() if simulated not in get_args(Label)]:
         raise UserError(
@@ -46,8 +53,7 @@ def run(curated_folder: Path, out: Path, counts: Mapping[str, int], settings: In
             for image in islice(drawn[of[label]], count):
                 rows.append((f"{label}-{len(rows):06d}", label, *writer.add(image)))
         manifest = pd.DataFrame(rows, columns=["image_id", "label", "shard", "row"])
-        classes = image_set.load(curated_folder).classes
-        image_set.save_index(folder, manifest, classes, settings.size, writer, counts=dict(counts), of=of)
+        image_set.save_index(folder, manifest, real.classes, settings.size, writer, counts=dict(counts), of=of)
 
 
 def _films(

@@ -22,12 +22,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tasks.errors import UserError
-from tasks.image_set import ImageSet
+from tasks.image_set import ImageSet, has, targets
 from tasks.params import GENERATOR_OF, IMAGES_OF, PHANTOM, TWO_STAGE, Balance, Classify
 
 Augment = Callable[[np.ndarray], np.ndarray]
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 ADD_NOTHING = ("real", "class_weight")
+NO_TSTR = (
+    "classify.tstr takes synthetic images in place of all films of the rare classes, and films with several findings "
+    "have those of other classes too; set it to false"
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def added(params: Classify) -> list[str]:
 class TrainingSet:
     """What one arm is trained on: images (N, H, W) uint8, labels (N,); the rows marked in `changed` are augmented.
 
-    `first`: what the first cycle is on, where that is another set.
+    Of several findings labels are (N, K), and `class_weights` are of the films that have one. `first`: what the first cycle is on, where that is another set.
     """
 
     images: np.ndarray
@@ -116,12 +120,17 @@ def training_set(
     if fraction < 1:
         train = keep_patients(train, rare, fraction, seed)
     if only:
+        if real.several:
+            raise UserError(NO_TSTR)
         train = train.keep(~train.manifest["label"].isin(rare).to_numpy())
     labels = train.labels
     none_changed = np.zeros(len(labels), dtype=bool)
     if arm == "real":
         return TrainingSet(train.images, labels, none_changed)
     if arm == "class_weight":
+        if real.several:
+            there, absent = ((labels == value).sum(0) for value in (1, 0))
+            return TrainingSet(train.images, labels, none_changed, class_weights=absent / np.maximum(there, 1))
         counts = np.bincount(labels, minlength=len(real.classes))
         return TrainingSet(train.images, labels, none_changed, class_weights=len(labels) / (len(counts) * counts))
     repeated = {label: max(1, round(ratio * plan[label])) for label in rare}
@@ -130,12 +139,12 @@ def training_set(
         repeated, drawn = {}, repeated
     elif adds:
         repeated = {label: plan[label] for label in rare}
-        films = dict(zip(real.classes, map(int, np.bincount(labels, minlength=len(real.classes))), strict=True))
+        films = {label: int(has(train.manifest, label).sum()) for label in real.classes}
         drawn = _same_share(films, plan, ratio)
-    extra = [(label, _repeated(train.where(label=label).images, count, rng)) for label, count in repeated.items()]
-    extra += [(label, first_images(synthetic, label, count, arm)) for label, count in drawn.items()]
-    images = np.concatenate([train.images, *(some for _, some in extra)])
-    added = [np.full(len(some), real.classes.index(label)) for label, some in extra]
+    extra = [_repeated(train.where(label=label), count, rng) for label, count in repeated.items()]
+    extra += [first_images(synthetic, label, count, arm) for label, count in drawn.items()]
+    images = np.concatenate([train.images, *(some.images for some in extra)])
+    added = [targets(some.manifest, real.classes) for some in extra]
     return TrainingSet(images, np.concatenate([labels, *added]), np.full(len(images), arm.startswith("classic")))
 
 
@@ -151,18 +160,21 @@ def _synthetic_alone(
 ) -> TrainingSet:
     """Of every class as many synthetic images as any class lacks, changed at each draw."""
     count = max(1, round(ratio * max(plan.values())))
-    images = np.concatenate([first_images(synthetic, label, count, arm) for label in classes])
-    return TrainingSet(images, np.repeat(np.arange(len(classes)), count), np.full(len(images), True))
+    parts = [first_images(synthetic, label, count, arm) for label in classes]
+    images = np.concatenate([some.images for some in parts])
+    labels = np.concatenate([targets(some.manifest, classes) for some in parts])
+    return TrainingSet(images, labels, np.full(len(images), True))
 
 
-def first_images(synthetic: ImageSet | None, label: str, count: int, arm: str) -> np.ndarray:
+def first_images(synthetic: ImageSet | None, label: str, count: int, arm: str) -> ImageSet:
     """The first `count` synthetic images of a class. Raises UserError when there are fewer."""
-    pool = np.empty(0) if synthetic is None else synthetic.where(label=label).images
-    if len(pool) < count:
+    pool = None if synthetic is None else synthetic.where(label=label)
+    there = 0 if pool is None else len(pool.images)
+    if pool is None or there < count:
         raise UserError(
-            f"{arm} has {len(pool)} synthetic images of {label!r}, the plan asks for {count}: run {_stage(arm)}"
+            f"{arm} has {there} synthetic images of {label!r}, the plan asks for {count}: run {_stage(arm)}"
         )
-    return pool[:count]
+    return pool.keep(np.arange(there) < count)
 
 
 def _stage(arm: str) -> str:
@@ -178,7 +190,7 @@ def keep_patients(train: ImageSet, rare: list[str], fraction: float, seed: int) 
     """
     keep = np.ones(len(train.manifest), dtype=bool)
     for label in rare:
-        of_class = (train.manifest["label"] == label).to_numpy()
+        of_class = has(train.manifest, label)
         patients = np.unique(train.manifest["patient_id"].to_numpy()[of_class].astype(str))
         order = np.random.default_rng(seed).permutation(patients)
         kept = order[: max(1, round(fraction * len(order)))]
@@ -186,10 +198,11 @@ def keep_patients(train: ImageSet, rare: list[str], fraction: float, seed: int) 
     return train.keep(keep)
 
 
-def _repeated(films: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _repeated(films: ImageSet, count: int, rng: np.random.Generator) -> ImageSet:
     """`count` of `films`, each used equally often but for the remainder."""
-    rows = np.concatenate([rng.permutation(len(films)) for _ in range(-(-count // len(films)))])
-    return films[rows[:count]]
+    n = len(films.images)
+    rows = np.concatenate([rng.permutation(n) for _ in range(-(-count // n))])[:count]
+    return ImageSet(films.images[rows], films.manifest.iloc[rows], films.classes, films.digest)
 
 
 def classical_augmentation(seed: int) -> Augment:

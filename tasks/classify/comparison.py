@@ -10,7 +10,7 @@ import pandas as pd
 from tasks.classify import metrics as st
 from tasks.classify.differences import Difference, paired_differences
 from tasks.classify.metrics import MIN_PATIENTS, interval
-from tasks.image_set import class_numbers
+from tasks.image_set import has, targets
 from tasks.params import CONTROL_ARMS, GENERATOR_OF, Classify
 
 PRIMARY = "rare_auprc"  # no class can be named so that auprc_CLASS collides with it
@@ -20,15 +20,30 @@ CURVE_RESAMPLES = 500  # bands need fewer than the ends of an interval
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The test split: labels (N,), patients (N,), weights (1 + B, N) of the resamples, the same for all arms."""
+    """The test split: labels (N,), patients (N,), weights (1 + B, N) of the resamples, the same for all arms.
+
+    Of several findings labels are (N, K): 1, 0, or -1 where it is not known, and that film does not count.
+    """
 
     labels: np.ndarray
     patients: np.ndarray
     weights: np.ndarray
 
+    @property
+    def several(self) -> bool:
+        return self.labels.ndim == 2
+
+    def of(self, label: int) -> np.ndarray:
+        """bool (N,): the films of a class, or with the finding."""
+        return self.labels == label if not self.several else self.labels[:, label] == 1
+
+    def weights_for(self, label: int) -> np.ndarray:
+        """(1 + B, N): the weights where only films count of which it is known whether they are of a class."""
+        return self.weights * (self.labels[:, label] >= 0) if self.several else self.weights
+
     def patients_of(self, label: int) -> int:
         """How many patients have a film of the class."""
-        return len(np.unique(self.patients[self.labels == label]))
+        return len(np.unique(self.patients[self.of(label)]))
 
     def fewest_patients_of(self, labels: Iterable[int]) -> int:
         """How many have a film of that class of `labels` which has the fewest."""
@@ -39,7 +54,8 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
     """Measures of every arm in `params.arms` and paired differences of the arms with synthetic images.
 
     `predictions` has the columns arm, seed, split (val, test), image_id, patient_id, label and p_CLASS, with the same
-    images in the same order for every arm and seed. A value is the mean over the seeds. The primary measure is the
+    images in the same order for every arm and seed, and where films have several findings those of `image_set` for them;
+    then every class is a finding, told from the films that are known not to have it. A value is the mean over the seeds. The primary measure is the
     mean area under the precision-recall curve of the classes `rare` (of all where there are none). Intervals of
     arms are of the choice of test patients (percentiles of a bootstrap), given these trained networks. Those of
     differences are of the patients and of the seeds (`differences`).
@@ -70,7 +86,7 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
             }
             for arm, measures in means.items()
         },
-        "test": _test_counts(predictions),
+        "test": _test_counts(predictions, classes),
         "seeds": params.seeds,
         "confusion": {arm: _confusion(rows, classes, test) for arm, rows in main.items()},
         "curves": {arm: _curves(rows, classes, focus, test, params.confidence) for arm, rows in main.items()},
@@ -138,7 +154,7 @@ def held_out(rows: pd.DataFrame, classes: list[str], resamples: int) -> HeldOut:
     """The test images of one arm's rows, and resamples of their patients."""
     one = rows[(rows["seed"] == rows["seed"].iloc[0]) & (rows["split"] == "test")]
     patients = one["patient_id"].to_numpy().astype(str)
-    return HeldOut(class_numbers(one["label"], classes), patients, st.patient_weights(patients, resamples, seed=0))
+    return HeldOut(targets(one, classes), patients, st.patient_weights(patients, resamples, seed=0))
 
 
 def measure(rows: pd.DataFrame, classes: list[str], focus: list[int], test: HeldOut) -> dict[str, np.ndarray]:
@@ -149,24 +165,25 @@ def measure(rows: pd.DataFrame, classes: list[str], focus: list[int], test: Held
 
 def _measure(rows: pd.DataFrame, classes: list[str], focus: list[int], test: HeldOut) -> dict[str, np.ndarray]:
     scores, predicted = _test_scores(rows, classes)
-    labels, weights, each = test.labels, test.weights, range(len(classes))
-    recall = st.recalls(predicted, labels, len(classes), weights)
-    precision = st.precisions(predicted, labels, len(classes), weights)
-    areas = [st.average_precision(scores[:, k], labels == k, weights) for k in each]
+    each = range(len(classes))
+    at_point, recall, precision = _at_the_operating_point(scores, predicted, test)
+    areas = [st.average_precision(scores[:, k], test.of(k), test.weights_for(k)) for k in each]
     val = rows[rows["split"] == "val"]
-    val_labels, val_scores = class_numbers(val["label"], classes), val[columns(classes)].to_numpy()
-    one = np.ones((1, len(val)))
-    val_areas = [st.average_precision(val_scores[:, k], val_labels == k, one) for k in focus]
+    val_scores, one = val[columns(classes)].to_numpy(), np.ones((1, len(val)))
+    held_out_val = HeldOut(targets(val, classes), val["patient_id"].to_numpy(), one)
+    val_areas = [
+        st.average_precision(val_scores[:, k], held_out_val.of(k), held_out_val.weights_for(k)) for k in focus
+    ]
     return {
-        "auroc": np.mean([st.auroc(scores[:, k], labels == k, weights) for k in each], axis=0),
+        "auroc": np.mean([st.auroc(scores[:, k], test.of(k), test.weights_for(k)) for k in each], axis=0),
         PRIMARY: np.mean([areas[k] for k in focus], axis=0),
-        "balanced_accuracy": recall.mean(0),
-        "macro_f1": st.macro_f1(predicted, labels, len(classes), weights),
+        "balanced_accuracy": at_point["balanced_accuracy"],
+        "macro_f1": at_point["macro_f1"],
         "sensitivity_at_90_specificity": np.mean(
-            [st.sensitivity_at(scores[:, k], labels == k, weights) for k in focus], axis=0
+            [st.sensitivity_at(scores[:, k], test.of(k), test.weights_for(k)) for k in focus], axis=0
         ),
-        "ece": st.calibration_error(scores, labels, weights),
-        "brier": st.brier_score(scores, labels, weights),
+        "ece": at_point["ece"],
+        "brier": at_point["brier"],
         **{f"recall_{label}": recall[k] for k, label in enumerate(classes)},
         **{f"precision_{label}": precision[k] for k, label in enumerate(classes)},
         **{f"auprc_{label}": areas[k] for k, label in enumerate(classes)},
@@ -174,25 +191,51 @@ def _measure(rows: pd.DataFrame, classes: list[str], focus: list[int], test: Hel
     }
 
 
+def _at_the_operating_point(
+    scores: np.ndarray, predicted: np.ndarray, test: HeldOut
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Measures of all classes (1 + B,), and recall and precision of each, (K, 1 + B). Of several findings balanced
+    accuracy, F1 and what is about calibration are means over these."""
+    labels, weights, classes = test.labels, test.weights, scores.shape[1]
+    if test.several:
+        recall, precision, specificity = st.found_and_right(predicted, labels, weights)
+        f1 = st.f1(recall, precision)
+        measures = {"balanced_accuracy": (recall + specificity).mean(0) / 2, "macro_f1": f1.mean(0)}
+        measures |= {"ece": st.sigmoid_calibration(scores, labels, weights)}
+        return measures | {"brier": st.sigmoid_brier(scores, labels, weights)}, recall, precision
+    recall = st.recalls(predicted, labels, classes, weights)
+    measures = {"balanced_accuracy": recall.mean(0), "macro_f1": st.macro_f1(predicted, labels, classes, weights)}
+    measures |= {"ece": st.calibration_error(scores, labels, weights), "brier": st.brier_score(scores, labels, weights)}
+    return measures, recall, st.precisions(predicted, labels, classes, weights)
+
+
 def called(rows: pd.DataFrame, of_network: pd.DataFrame, classes: list[str]) -> np.ndarray:
-    """Classes (N,) of the images `rows` at the operating point that is best on validation, among all `of_network`."""
+    """Classes (N,) of the images `rows` at the operating point that is best on validation, among all `of_network`.
+
+    Of several findings bool (N, K), each at an operating point of its own.
+    """
     val, names = of_network[of_network["split"] == "val"], columns(classes)
-    offsets = st.class_offsets(val[names].to_numpy(), class_numbers(val["label"], classes))
+    truth = targets(val, classes)
+    if truth.ndim == 2:
+        limits = st.thresholds(val[names].to_numpy(), truth)
+        return np.asarray(rows[names].to_numpy() > limits)
+    offsets = st.class_offsets(val[names].to_numpy(), truth)
     return np.asarray((np.log(np.clip(rows[names].to_numpy(), 1e-9, None)) + offsets).argmax(1))
 
 
 def _test_scores(rows: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (N, K) of the test images by one network, and their classes (N,) at its operating point."""
+    """Probabilities (N, K) of the test images by one network, and their classes at its operating point, as `called`."""
     test = rows[rows["split"] == "test"]
     return test[columns(classes)].to_numpy(), called(test, rows, classes)
 
 
 def _confusion(rows: pd.DataFrame, classes: list[str], test: HeldOut) -> list[list[float]]:
-    """Mean over the seeds."""
-    per_seed = [
-        st.confusion(_test_scores(of_seed, classes)[1], test.labels, len(classes))
-        for _, of_seed in rows.groupby("seed")
-    ]
+    """Mean over the seeds. Of several findings, of the films that have one (row) the shares called each."""
+    said = [_test_scores(of_seed, classes)[1] for _, of_seed in rows.groupby("seed")]
+    if test.several:
+        per_seed = [st.called_together(predicted, test.labels) for predicted in said]
+    else:
+        per_seed = [st.confusion(predicted, test.labels, len(classes)) for predicted in said]
     return [[round(float(share), 4) for share in row] for row in np.mean(per_seed, axis=0)]
 
 
@@ -200,19 +243,19 @@ def _curves(
     rows: pd.DataFrame, classes: list[str], focus: list[int], test: HeldOut, confidence: float
 ) -> dict[str, Any]:
     """ROC and precision-recall curves of the classes in focus: means over the seeds, bands of the resamples."""
-    weights = test.weights[: CURVE_RESAMPLES + 1]
+    weights_for = {k: test.weights_for(k)[: CURVE_RESAMPLES + 1] for k in focus}
     scores = [of_seed.loc[of_seed["split"] == "test", columns(classes)] for _, of_seed in rows.groupby("seed")]
     return {
         classes[k]: {
             name: _band(
-                [curve(of_seed.iloc[:, k].to_numpy(), test.labels == k, weights) for of_seed in scores],
+                [curve(of_seed.iloc[:, k].to_numpy(), test.of(k), weights_for[k]) for of_seed in scores],
                 confidence,
                 test.patients_of(k),
             )
             for name, curve in (("roc", st.roc_curve), ("pr", st.precision_recall_curve))
         }
         for k in focus
-        if (test.labels == k).any() and not (test.labels == k).all()
+        if test.of(k).any() and not test.of(k)[test.weights_for(k)[0] > 0].all()
     }
 
 
@@ -230,11 +273,12 @@ def columns(classes: list[str]) -> list[str]:
     return [f"p_{label}" for label in classes]
 
 
-def _test_counts(predictions: pd.DataFrame) -> dict[str, Any]:
+def _test_counts(predictions: pd.DataFrame, classes: list[str]) -> dict[str, Any]:
     test = predictions[predictions["split"] == "test"].drop_duplicates("image_id")
+    of_class = {label: rows for label in sorted(classes) if len(rows := test[has(test, label)])}
     return {
         "images": len(test),
         "patients": int(test["patient_id"].nunique()),
-        "by_class": {str(label): int(n) for label, n in test["label"].value_counts().sort_index().items()},
-        "patients_by_class": {str(k): int(n) for k, n in test.groupby("label")["patient_id"].nunique().items()},
+        "by_class": {label: len(rows) for label, rows in of_class.items()},
+        "patients_by_class": {label: int(rows["patient_id"].nunique()) for label, rows in of_class.items()},
     }

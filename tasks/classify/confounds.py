@@ -12,7 +12,7 @@ import pandas as pd
 
 from model.memorisation import NEARLY_EQUAL, Memory
 from tasks.classify.metrics import auroc
-from tasks.image_set import ImageSet
+from tasks.image_set import FINDING, ImageSet, finding_columns, has, known
 
 GROUPS = {  # name -> columns of the manifest that make it; source: what differs between devices and archives
     "view": ["view"],
@@ -124,10 +124,11 @@ def _warning(values: pd.Series, manifest: pd.DataFrame, name: str, split: str) -
     """
     if not _enough(values):
         return ""
-    known = values[values != UNKNOWN]
-    facts = manifest.loc[known.index, ["patient_id", "label"]].assign(group=known).drop_duplicates()
-    counts = facts["label"].value_counts().to_dict()
-    found = {label: youdens_j(facts["group"].to_numpy(), (facts["label"] == label).to_numpy()) for label in counts}
+    sure = values[values != UNKNOWN]
+    named = ["patient_id", "label", *finding_columns(manifest)]
+    facts = manifest.loc[sure.index, named].assign(group=sure).drop_duplicates()
+    counts = _counts(facts)
+    found = {label: _tells(facts, label) for label in counts}
     worst = max(counts, key=lambda label: (round(found[label], 6), -counts[label]))
     if found[worst] < NEARLY:
         return ""
@@ -138,12 +139,26 @@ def _warning(values: pd.Series, manifest: pd.DataFrame, name: str, split: str) -
     )
 
 
+def _counts(facts: pd.DataFrame) -> dict[str, int]:
+    """How many of the films are of each class, or have each finding."""
+    if findings := finding_columns(facts):
+        each = {name.removeprefix(FINDING): int(has(facts, name.removeprefix(FINDING)).sum()) for name in findings}
+        return {label: n for label, n in each.items() if n}
+    return dict(facts["label"].value_counts())
+
+
+def _tells(facts: pd.DataFrame, label: str) -> float:
+    """`youdens_j` of the films' groups and a class, among those of which it is known."""
+    sure = facts[known(facts, label)]
+    return youdens_j(sure["group"].to_numpy(), has(sure, label))
+
+
 def _auroc_within(rows: pd.DataFrame, classes: list[str], arms: Sequence[str]) -> dict[str, float | None]:
     """The measure `auroc` of every arm in these test films."""
     result: dict[str, float | None] = {}
     for arm in arms:
         found = [
-            auroc(of_seed[f"p_{label}"].to_numpy(), (of_seed["label"] == label).to_numpy(), np.ones((1, len(of_seed))))
+            auroc(of_seed[f"p_{label}"].to_numpy(), has(of_seed, label), known(of_seed, label)[None].astype(float))
             for _, of_seed in rows[rows["arm"] == arm].groupby("seed")
             for label in classes
         ]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.classify.comparison import called
-from tasks.image_set import SPLITS
+from tasks.image_set import SPLITS, has, known
 
 ARM: Final = "classic"
 ENDS = ("value", "low", "high", "floor", "floor_low", "floor_high")
@@ -28,40 +28,46 @@ def fidelity(predictions: pd.DataFrame, classes: list[str], confidence: float) -
     no such film. `confused` has the shares of synthetic images that are taken for each other class. `examples` are
     EXAMPLES images, evenly spread over those of the class: `image`, the place among them, and `taken_for`, {class: how
     many networks}. Intervals (`share`) are of the choice of images and of the seeds; those of the floor of the choice
-    of patients, given these networks: how much seeds differ is counted once in the difference.
+    of patients, given these networks: how much seeds differ is counted once in the difference. Of
+    several findings the images of one are those drawn for it, which `label` says of them, each finding has its
+    operating point, and images confused are those without the other one.
     """
     networks = [of_seed for _, of_seed in predictions[predictions["arm"] == ARM].groupby("seed")]
     if not networks:
         return {}
-    said = np.array(classes)[np.stack([called(of_seed, of_seed, classes) for of_seed in networks])]
+    said = np.stack([called(of_seed, of_seed, classes) for of_seed in networks])
+    recognised = {name: said == k if said.ndim == 2 else said[:, :, k] for k, name in enumerate(classes)}
     split, label, patients = (networks[0][name].to_numpy().astype(str) for name in ("split", "label", "patient_id"))
+    there = {name: has(networks[0], name) for name in classes}
+    absent = {name: known(networks[0], name) & ~there[name] for name in classes}
 
     def mean(images: np.ndarray, name: str) -> float | None:
-        return _short((said[:, images] == name).mean()) if images.any() else None
+        return _short(recognised[name][:, images].mean()) if images.any() else None
 
     result: dict[str, dict[str, Any]] = {}
     for generator in sorted(set(split.tolist()) - set(SPLITS)):
         result[generator] = {}
         for name in sorted(set(label[split == generator].tolist())):
-            drawn, test = ((split == of) & (label == name) for of in (generator, "test"))
-            films = (said[:, test] == name).mean(0, keepdims=True)
+            drawn, test = (split == generator) & (label == name), (split == "test") & there[name]
+            films = recognised[name][:, test].mean(0, keepdims=True)
             ends = (
-                *share(said[:, drawn] == name, patients[drawn], confidence),
+                *share(recognised[name][:, drawn], patients[drawn], confidence),
                 *share(films, patients[test], confidence),
             )
             result[generator][name] = {
                 **dict(zip(ENDS, ends, strict=True)),
-                "others": mean((split == "test") & (label != name), name),
-                "confused": {other: mean(drawn, other) for other in classes if other != name},
-                "examples": _examples(said[:, drawn]),
+                "others": mean((split == "test") & absent[name], name),
+                "confused": {other: mean(drawn & ~there[other], other) for other in classes if other != name},
+                "examples": _examples(np.stack([of[:, drawn] for of in recognised.values()], axis=2), classes),
             }
     return result
 
 
-def _examples(said: np.ndarray) -> list[dict[str, Any]]:
-    """Of what S networks say of N images of a class, (S, N)."""
+def _examples(said: np.ndarray, classes: list[str]) -> list[dict[str, Any]]:
+    """Of what S networks say of N images of a class, bool (S, N, K)."""
     chosen = np.unique(np.linspace(0, said.shape[1] - 1, EXAMPLES).round().astype(int))
-    return [{"image": int(k), "taken_for": dict(Counter(said[:, k].tolist()).most_common())} for k in chosen]
+    called = {int(k): Counter(classes[place] for place in np.nonzero(said[:, k])[1]) for k in chosen}
+    return [{"image": k, "taken_for": dict(taken.most_common())} for k, taken in called.items()]
 
 
 def share(

@@ -80,7 +80,10 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, weights: np
     bin_of = np.minimum((sure * bins).astype(int), bins - 1)
     gaps = np.zeros((len(labels), bins))
     gaps[np.arange(len(labels)), bin_of] = right - sure
-    found = _divide(np.abs(weights @ gaps).sum(1), weights.sum(1))
+    return _without_bias(_divide(np.abs(weights @ gaps).sum(1), weights.sum(1)))
+
+
+def _without_bias(found: np.ndarray) -> np.ndarray:
     if len(found) > 1:
         found[1:] = np.maximum(found[1:] - (found[1:].mean() - found[0]), 0)
     return found
@@ -107,6 +110,18 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray, classes: int, weights: n
         true, there = correct[:, labels == k].sum(1), weights[:, labels == k].sum(1)
         scores.append(np.where(there > 0, _divide(2 * true, there + weights[:, predicted == k].sum(1)), np.nan))
     return np.mean(scores, axis=0)
+
+
+def f1(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """F1 of findings, of any shape; 0 where none is found, NaN where there is none."""
+    both = recall + np.nan_to_num(precision)  # the precision of no call: recall is 0 then
+    return np.where(np.isnan(recall), np.nan, _divide(2 * recall * np.nan_to_num(precision), both, 0.0))
+
+
+def called_together(called: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Shares (K, K): of the images with a finding (row) those called each; called is bool (N, K), truth (N, K)."""
+    there = (truth == 1).astype(float)
+    return _divide(there.T @ called, there.sum(0)[:, None], 0.0)
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -140,6 +155,57 @@ def interval(values: np.ndarray, confidence: float, patients: int) -> dict[str, 
         name: round(float(value), 4) if np.isfinite(value) else None
         for name, value in (("mean", values[0]), ("low", low), ("high", high))
     }
+
+
+def thresholds(probabilities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The operating points (K,) of findings, probabilities (N, K) and truth (N, K) of 1, 0, or -1 where not known.
+
+    Each is that of best balanced accuracy: what lies above it is called so. To be called with validation images, never
+    with test images. Between two scores it lies in the middle; of several as good the nearest to a half, which it is
+    too where there is one side only.
+    """
+    result = np.full(probabilities.shape[1], 0.5)
+    for k in range(len(result)):
+        there, absent = (np.sort(probabilities[truth[:, k] == value, k]) for value in (1, 0))
+        if not (len(there) and len(absent)):
+            continue
+        scores = np.unique(np.concatenate([there, absent]))
+        tried = np.concatenate([[scores[0] / 2], (scores[1:] + scores[:-1]) / 2])
+        found = 1 - np.searchsorted(there, tried, side="right") / len(there)
+        right = np.searchsorted(absent, tried, side="right") / len(absent)
+        best = np.flatnonzero(np.isclose(found + right, (found + right).max()))
+        result[k] = tried[best[np.argmin(np.abs(tried[best] - 0.5))]]
+    return result
+
+
+def found_and_right(
+    called: np.ndarray, truth: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of findings: sensitivity, precision and specificity (K, B) of what is called, bool (N, K); truth as above."""
+    there, absent = ((truth == value).astype(float) for value in (1, 0))
+    hits, alarms = weights @ (called * there), weights @ (called * absent)
+    sensitivity = _divide(hits, weights @ there)
+    specificity = 1 - _divide(alarms, weights @ absent)
+    return sensitivity.T, _divide(hits, hits + alarms).T, specificity.T
+
+
+def sigmoid_calibration(probabilities: np.ndarray, truth: np.ndarray, weights: np.ndarray, bins: int = 15) -> np.ndarray:
+    """Expected calibration error of the probabilities of findings, the mean over these (B,); see `calibration_error`."""
+    errors = []
+    for k in range(truth.shape[1]):
+        sure = truth[:, k] >= 0
+        bin_of = np.minimum((probabilities[:, k] * bins).astype(int), bins - 1)
+        gaps = np.zeros((len(truth), bins))
+        gaps[np.arange(len(truth)), bin_of] = ((truth[:, k] == 1) - probabilities[:, k]) * sure
+        errors.append(_without_bias(_divide(np.abs(weights @ gaps).sum(1), weights @ sure.astype(float))))
+    return np.mean(errors, axis=0)
+
+
+def sigmoid_brier(probabilities: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The Brier score of the probabilities of findings, the mean over these, (B,)."""
+    sure = (truth >= 0).astype(float)
+    distances = sure * (probabilities - (truth == 1)) ** 2
+    return _divide(weights @ distances, weights @ sure).mean(1)
 
 
 def class_offsets(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

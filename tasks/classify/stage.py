@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from tasks import image_set
-from tasks.classify.arms import Job, TrainingSet, added, first_images, jobs, training_set
+from tasks.classify.arms import NO_TSTR, Job, TrainingSet, added, first_images, jobs, training_set
 from tasks.classify.comparison import columns, compare
 from tasks.classify.confounds import confounds, leaked
 from tasks.classify.fidelity import ARM, fidelity
@@ -30,7 +30,7 @@ from tasks.classify.sweeps import sweeps, tstr
 from tasks.classify.training import Outcome, Work, architecture, do, train_and_predict
 from tasks.errors import UserError
 from tasks.files import write_json, written_whole
-from tasks.image_set import ImageSet
+from tasks.image_set import DRAWN_FOR, ImageSet, finding_columns
 from tasks.params import IMAGES_OF, PHANTOM, TWO_STAGE, Balance, Classify
 from tasks.progress import cores, side_by_side, track
 from tasks.tracking import runs
@@ -80,6 +80,8 @@ def run(
             "ingest films of more patients"
         )
     architecture(params.network, real.images.shape[1])
+    if params.tstr and real.several:
+        raise UserError(NO_TSTR)
     imbalance = json.loads(imbalance_report.read_text(encoding="utf-8"))
     synthetic = {name: image_set.load(synthetic_folders[name]) for name in sorted(added(params))}
     data = Data(real, synthetic, imbalance["plan"], params.balance)
@@ -189,12 +191,16 @@ def _images_and_rows(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Validation and test of `real`, and of each other set the first images of every class by `counts`, or all."""
     held_out = real.keep((real.manifest["split"] != "train").to_numpy())
-    images, rows = [held_out.images], [held_out.manifest[["image_id", "patient_id", "split", "label"]]]
+    findings = finding_columns(real.manifest)
+    images, rows = [held_out.images], [held_out.manifest[["image_id", "patient_id", "split", "label", *findings]]]
     for name, drawn in synthetic.items():
-        for label, count in (Counter(drawn.manifest["label"]) if counts is None else counts).items():
-            images.append(first_images(drawn, label, count, name))
+        of_class = drawn.manifest[DRAWN_FOR if DRAWN_FOR in drawn.manifest else "label"]
+        for label, count in (Counter(of_class) if counts is None else counts).items():
+            chosen = first_images(drawn, label, count, name)
+            images.append(chosen.images)
             ids = [f"{name}-{label}-{k}" for k in range(count)]
-            rows.append(pd.DataFrame({"image_id": ids, "patient_id": ids, "split": name, "label": label}))
+            said = chosen.manifest.reindex(columns=findings)
+            rows.append(pd.DataFrame({"image_id": ids, "patient_id": ids, "split": name, "label": label}).join(said))
     return np.concatenate(images), pd.concat(rows, ignore_index=True)
 
 
@@ -222,7 +228,8 @@ def made_by() -> str:
 
 def _fingerprint(job: Job, data: Data, params: Classify, code: str) -> str:
     """Of all that decides what a training predicts; `code` is that of `made_by`."""
-    real = data.real.manifest[["image_id", "patient_id", "split", "label"]].to_csv(index=False)
+    named = ["image_id", "patient_id", "split", "label", *finding_columns(data.real.manifest)]
+    real = data.real.manifest[named].to_csv(index=False)
     synthetic = data.synthetic.get(IMAGES_OF.get(job.arm, ""))
     tested = {name: drawn.digest for name, drawn in _drawn(job, data, params).items()}
     mixed = data.balance if synthetic else None

@@ -97,7 +97,7 @@ def run(
             "classes": {},
             "left_out": {},
         }
-        for label in sorted(set(synthetic.manifest["label"])):
+        for label in sorted(label for label in synthetic.classes if len(synthetic.where(label=label).images)):
             films, images = train.where(label=label), synthetic.where(label=label).images
             patients = films.manifest["patient_id"].to_numpy()
             if len(films.images) < MIN_IMAGES or len(images) < MIN_IMAGES:

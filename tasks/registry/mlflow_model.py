@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
 
-from model.gan.sampling import sample
+from model.gan.sampling import hot, sample, sets_of
 from model.gan.storage import load_generator
 
 MOST = 1000  # images of one request
@@ -24,14 +24,16 @@ class Served(PythonModel):
     """Answers each row {label, count, seed, truncation} with `count` rows {label, number, png}.
 
     All but label may be left out: then it is one image, seed 0, and the truncation with which the entry was judged.
-    `png` is base64. Image `number` of a label and seed is the same whatever the count. Images are not
-    screened for copies of training films, which are not here: `xraysynth synthesize` does that.
+    `png` is base64. Image `number` of a label and seed is the same whatever the count. Where films had several findings
+    at once, so have images of one, as `xraysynth synthesize` draws them. Images are not screened for copies of training
+    films, which are not here: `xraysynth synthesize` does that.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the generator."""
         self.generator, config = load_generator(context.artifacts["generator"])
         self.classes: list[str] = config["classes"]
+        self.sets: dict[str, dict[str, int]] = config["extra"].get("sets", {})  # of several findings at once
         self.defaults = {"count": 1, "seed": 0, "truncation": 1.0} | (context.model_config or {})
 
     def predict(
@@ -60,7 +62,8 @@ class Served(PythonModel):
         return label, count, seed, truncation
 
     def _drawn(self, label: str, count: int, seed: int, truncation: float) -> list[dict[str, Any]]:
-        images = sample(self.generator, self.classes.index(label), count, seed, truncation)
+        sets = hot(sets_of(self.sets[label], count), self.classes) if self.sets else None
+        images = sample(self.generator, self.classes.index(label), count, seed, truncation, sets)
         return [{"label": label, "number": number, "png": _png(image)} for number, image in enumerate(images)]
 
 

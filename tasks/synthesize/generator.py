@@ -1,6 +1,7 @@
 """The generator in a model folder: read and checked, the digest of its weights, and the set that it learnt from."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,12 @@ def read_generator(model_folder: Path) -> tuple["Generator", dict[str, Any]]:
             f"{model_folder / CONFIG} does not describe the generator beside it; train one with `xraysynth train`"
         )
     return generator, config
+
+
+def sets_of_generator(config: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """By class, how many of the train films that have it have which set of findings; empty of single classes."""
+    found: dict[str, dict[str, int]] = config["extra"].get("sets", {})
+    return found
 
 
 def learnt_from(model_folder: Path, curated_folder: Path) -> bool:

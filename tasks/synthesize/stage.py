@@ -8,18 +8,20 @@ import numpy as np
 import pandas as pd
 
 from model.gan.networks import Generator
-from model.gan.sampling import batches
+from model.gan.sampling import batches, hot, sets_of
 from tasks import image_set
 from tasks.errors import UserError
 from tasks.files import write_json, written_whole
+from tasks.image_set import DRAWN_FOR, FINDING, with_findings
 from tasks.params import Synthesize
 from tasks.pictures import picture_png
 from tasks.progress import track
-from tasks.synthesize.generator import read_generator, weights_digest
+from tasks.synthesize.generator import read_generator, sets_of_generator, weights_digest
 from tasks.synthesize.screening import ANOTHER, NOT_SCREENED, Screening
 
 SPARE = 5  # images that may be removed of however few
-Drawn = Iterator[tuple[str, int, np.ndarray]]  # label, number, image (H, W) uint8
+Drawn = Iterator[tuple[str, str, int, np.ndarray]]  # class, all findings, number, image (H, W) uint8
+Sets = Mapping[str, Mapping[str, int]]  # by class, how many of its train films have which findings; empty: it alone
 Form = Literal["shards", "png", "dicom"]
 
 
@@ -38,7 +40,8 @@ def run(
     """Write `plan[label]` images of every class in `plan` to `out`; returns the "screening" of its dataset.json.
 
     `form`: "shards" (the format of curated sets), "png" or "dicom" (one file an image, CLASS/NUMBER.png or .dcm, see
-    `dicom`). Image k of a class and seed is the same in every form, whatever the counts.
+    `dicom`). Image k of a class and seed is the same in every form, whatever the counts. Of a generator that learnt from
+    films with several findings, images of one have the others as often as its train films do (`sets_of`).
 
     Copies of the train split of `curated_folder` are never written: their numbers are left out, and further images
     are drawn in their place. The worst pairs are real films too, so only "shards" come with them (worst_pairs.npy).
@@ -64,11 +67,12 @@ def run(
     if params.screening == "required" and not screening.of_its_own:
         would_be = ANOTHER if curated_folder else NOT_SCREENED
         raise UserError(f"nothing is drawn, for synthesize.screening is required, and images would be {would_be}")
-    drawn = _drawn(generator, classes, plan, params, screening)
+    sets = sets_of_generator(config)
+    drawn = _drawn(generator, classes, plan, params, screening, sets)
     with written_whole(out) as folder:
         folder.mkdir()
         if form == "shards":
-            _write_shards(folder, drawn, classes, side, facts, screening)
+            _write_shards(folder, drawn, classes, side, facts, screening, bool(sets))
         else:
             _write_files(folder, drawn, form, facts, screening)
     return screening.report()
@@ -84,21 +88,36 @@ def _check_place(out: Path) -> None:
 
 
 def _drawn(
-    generator: Generator, classes: list[str], plan: Mapping[str, int], params: Synthesize, screening: Screening
+    generator: Generator,
+    classes: list[str],
+    plan: Mapping[str, int],
+    params: Synthesize,
+    screening: Screening,
+    sets: Sets,
 ) -> Drawn:
     """All that the plan asks for."""
     for label, count in plan.items():
-        kept = _kept(generator, classes.index(label), label, count, params, screening)
+        kept = _kept(generator, classes, label, count, params, screening, sets)
         yield from track(kept, count, f"synthesize {label}", " images")
 
 
-def _kept(generator: Generator, number: int, label: str, count: int, params: Synthesize, screening: Screening) -> Drawn:
+def _kept(
+    generator: Generator,
+    classes: list[str],
+    label: str,
+    count: int,
+    params: Synthesize,
+    screening: Screening,
+    sets: Sets,
+) -> Drawn:
     """`count` images of a class that are no copies."""
     most = max(int(count / (1 - params.max_copies)), count + SPARE) if count else 0
+    findings = sets_of(sets[label], most) if sets else [label] * most
+    asked = hot(findings, classes) if sets else None
     done = 0
-    for part in batches(generator, number, most, params.seed, params.truncation):
+    for part in batches(generator, classes.index(label), most, params.seed, params.truncation, asked):
         kept = screening.kept(label, part, count)
-        yield from ((label, done + k, part[k]) for k in kept)
+        yield from ((label, findings[done + k], done + k, part[k]) for k in kept)
         done, count = done + len(part), count - len(kept)
         if not count:
             return
@@ -112,13 +131,21 @@ def _kept(generator: Generator, number: int, label: str, count: int, params: Syn
 
 
 def _write_shards(
-    folder: Path, drawn: Drawn, classes: list[str], size: int, facts: dict[str, Any], screening: Screening
+    folder: Path,
+    drawn: Drawn,
+    classes: list[str],
+    size: int,
+    facts: dict[str, Any],
+    screening: Screening,
+    several: bool,
 ) -> None:
     writer, rows = image_set.ShardWriter(folder), []
-    for label, k, image in drawn:
+    for label, findings, k, image in drawn:
         shard, row = writer.add(image)
-        rows.append({"image_id": f"{label}-{k:06d}", "label": label, "shard": shard, "row": row})
-    manifest = pd.DataFrame(rows, columns=["image_id", "label", "shard", "row"])
+        more = {DRAWN_FOR: label, **with_findings(findings, "", classes)} if several else {}
+        rows.append({"image_id": f"{label}-{k:06d}", "label": findings, **more, "shard": shard, "row": row})
+    more_columns = [DRAWN_FOR, *(FINDING + name for name in classes)] if several else []
+    manifest = pd.DataFrame(rows, columns=["image_id", "label", *more_columns, "shard", "row"])
     np.save(folder / "worst_pairs.npy", screening.pairs(size))
     image_set.save_index(folder, manifest, classes, size, writer, **facts, screening=screening.report())
 
@@ -126,7 +153,7 @@ def _write_shards(
 def _write_files(folder: Path, drawn: Drawn, form: Form, facts: dict[str, Any], screening: Screening) -> None:
     from tasks.synthesize import dicom  # pydicom is not needed for shards, which the pipeline wants
 
-    for label, k, image in drawn:
+    for label, _, k, image in drawn:
         path = folder / label / f"{k:06d}"
         path.parent.mkdir(exist_ok=True)
         if form == "png":
