@@ -253,7 +253,7 @@ def _of_sigmoids(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) ->
     """`calibrated_loss` of several findings; where nothing is known of any, 0 and a temperature of 1."""
     if not weights.any():
         return 0.0, 1.0
-    there, absent = (((labels == value).sum(0) for value in (1, 0)))
+    there, absent = ((labels == value).sum(0) for value in (1, 0))
     targets = np.where(labels == 1, (there + 1) / (there + 2), 1 / (absent + 2))
     said, wanted = torch.from_numpy(logits).double(), torch.from_numpy(targets)
     by_image = (
@@ -275,6 +275,9 @@ def logits(network: nn.Module, images: np.ndarray, batch: int = 256) -> np.ndarr
 
 
 def predict(trained: Trained, images: np.ndarray) -> np.ndarray:
-    """Calibrated class probabilities (N, classes) float64 of images (N, H, W) uint8, N at least 1; of findings each's."""
+    """Calibrated class probabilities (N, classes) float64 of images (N, H, W) uint8, N at least 1.
+
+    Those of several findings do not add up to 1.
+    """
     said = torch.from_numpy(logits(trained.network, images) / trained.temperature)
     return (said.sigmoid() if trained.several else said.softmax(1)).numpy()

@@ -132,7 +132,8 @@ def sets_of_findings(rows: pd.DataFrame, classes: list[str]) -> dict[str, dict[s
     """
     if not finding_columns(rows):
         return {}
-    return {label: rows["label"][has(rows, label)].value_counts().sort_index().to_dict() for label in classes}
+    found = {label: rows["label"][has(rows, label)].value_counts().sort_index() for label in classes}
+    return {label: {str(names): int(n) for names, n in counts.items()} for label, counts in found.items()}
 
 
 @dataclass(frozen=True)

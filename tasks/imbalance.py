@@ -96,10 +96,8 @@ def _together(rows: pd.DataFrame, classes: list[str]) -> dict[str, dict[str, int
     return {label: {other: int((each[label] & each[other]).sum()) for other in classes} for label in classes}
 
 
-def _one_by_one(
-    missing: dict[str, int], train: dict[str, int], sets: dict[str, dict[str, int]]
-) -> dict[str, int]:
-    """What is to be drawn for each finding, less what the images for rarer ones bring of it; in the order of `missing`."""
+def _one_by_one(missing: dict[str, int], train: dict[str, int], sets: dict[str, dict[str, int]]) -> dict[str, int]:
+    """What is to be drawn for each of `missing`, less what the images for rarer ones bring of it."""
     plan: dict[str, int] = {}
     for label in sorted(missing, key=lambda name: train[name]):
         brought = sum(

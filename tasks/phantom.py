@@ -35,7 +35,7 @@ def run(curated_folder: Path, out: Path, counts: Mapping[str, int], settings: In
     real = image_set.load(curated_folder)
     if counts and real.several:
         raise UserError(
-            f"the films in {curated_folder} have several findings each, and arms of phantom draw simulated films of one; "
+            f"the films in {curated_folder} may have several findings, and arms of phantom draw simulated films of one; "
             "leave these arms out of classify.arms"
         )
     of = {label: params.of.get(label, label) for label in counts}

@@ -44,7 +44,10 @@ class Judge:
         return float((said.argmax(1) == label).mean())
 
     def _limit(self, images: np.ndarray, there: np.ndarray, label: int, seed: int) -> float:
-        """The logit of best balanced accuracy between images with a finding and without, `there` (N,); 0 for one side."""
+        """The logit of best balanced accuracy between images with a finding and without; 0 where there is one side.
+
+        `there` (N,): 1, 0, or -1 where it is not known.
+        """
         rng = np.random.default_rng(seed)
         sides = [rng.permutation(np.flatnonzero(there == value))[:LOOKED_AT] for value in (0, 1)]
         if not all(map(len, sides)):

@@ -83,7 +83,8 @@ def added(params: Classify) -> list[str]:
 class TrainingSet:
     """What one arm is trained on: images (N, H, W) uint8, labels (N,); the rows marked in `changed` are augmented.
 
-    Of several findings labels are (N, K), and `class_weights` are of the films that have one. `first`: what the first cycle is on, where that is another set.
+    Of several findings labels are (N, K), and `class_weights` are of the films that have one. `first`: what the first
+    cycle is on, where that is another set.
     """
 
     images: np.ndarray

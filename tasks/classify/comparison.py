@@ -54,11 +54,11 @@ def compare(predictions: pd.DataFrame, classes: list[str], rare: list[str], para
     """Measures of every arm in `params.arms` and paired differences of the arms with synthetic images.
 
     `predictions` has the columns arm, seed, split (val, test), image_id, patient_id, label and p_CLASS, with the same
-    images in the same order for every arm and seed, and where films have several findings those of `image_set` for them;
-    then every class is a finding, told from the films that are known not to have it. A value is the mean over the seeds. The primary measure is the
-    mean area under the precision-recall curve of the classes `rare` (of all where there are none). Intervals of
-    arms are of the choice of test patients (percentiles of a bootstrap), given these trained networks. Those of
-    differences are of the patients and of the seeds (`differences`).
+    images in the same order for every arm and seed, and where films have several findings a column of `image_set` for
+    each: a finding is then told from the films that are known not to have it. A value is the mean over the seeds. The
+    primary measure is the mean area under the precision-recall curve of the classes `rare` (of all where there are
+    none). Intervals of arms are of the choice of test patients (percentiles of a bootstrap), given these trained
+    networks. Those of differences are of the patients and of the seeds (`differences`).
 
     The candidate is the arm with synthetic images that is best on validation, the reference the best without (where
     validation has no film of `rare`, which `chosen_on_validation` says, the first of each); arms of ALWAYS_COMPARED
@@ -171,9 +171,7 @@ def _measure(rows: pd.DataFrame, classes: list[str], focus: list[int], test: Hel
     val = rows[rows["split"] == "val"]
     val_scores, one = val[columns(classes)].to_numpy(), np.ones((1, len(val)))
     held_out_val = HeldOut(targets(val, classes), val["patient_id"].to_numpy(), one)
-    val_areas = [
-        st.average_precision(val_scores[:, k], held_out_val.of(k), held_out_val.weights_for(k)) for k in focus
-    ]
+    val_areas = [st.average_precision(val_scores[:, k], held_out_val.of(k), held_out_val.weights_for(k)) for k in focus]
     return {
         "auroc": np.mean([st.auroc(scores[:, k], test.of(k), test.weights_for(k)) for k in each], axis=0),
         PRIMARY: np.mean([areas[k] for k in focus], axis=0),

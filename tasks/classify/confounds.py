@@ -144,7 +144,7 @@ def _counts(facts: pd.DataFrame) -> dict[str, int]:
     if findings := finding_columns(facts):
         each = {name.removeprefix(FINDING): int(has(facts, name.removeprefix(FINDING)).sum()) for name in findings}
         return {label: n for label, n in each.items() if n}
-    return dict(facts["label"].value_counts())
+    return {str(label): int(n) for label, n in facts["label"].value_counts().items()}
 
 
 def _tells(facts: pd.DataFrame, label: str) -> float:

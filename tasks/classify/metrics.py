@@ -189,8 +189,10 @@ def found_and_right(
     return sensitivity.T, _divide(hits, hits + alarms).T, specificity.T
 
 
-def sigmoid_calibration(probabilities: np.ndarray, truth: np.ndarray, weights: np.ndarray, bins: int = 15) -> np.ndarray:
-    """Expected calibration error of the probabilities of findings, the mean over these (B,); see `calibration_error`."""
+def sigmoid_calibration(
+    probabilities: np.ndarray, truth: np.ndarray, weights: np.ndarray, bins: int = 15
+) -> np.ndarray:
+    """Expected calibration error of the probabilities of findings, their mean (B,); see `calibration_error`."""
     errors = []
     for k in range(truth.shape[1]):
         sure = truth[:, k] >= 0

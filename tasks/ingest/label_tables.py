@@ -15,7 +15,6 @@ from zipfile import BadZipFile
 from tasks.errors import UserError
 from tasks.params import Uncertain
 
-
 UTF_8, WINDOWS, LATIN = "utf-8-sig", "cp1252", "latin-1"
 ENCODINGS = {UTF_8: "UTF-8", "utf-16": "UTF-16", WINDOWS: "Windows-1252, for it is not UTF-8", LATIN: "Latin-1"}
 DELIMITERS = ",;\t|"
@@ -103,7 +102,8 @@ class Table:
         patients = [patient] if patient else []
         for name, *cells in self.rows(key, *patients, *findings):
             said = {
-                finding: self._number(cell) for finding, cell in zip(findings.values(), cells[len(patients) :], strict=True)
+                finding: self._number(cell)
+                for finding, cell in zip(findings.values(), cells[len(patients) :], strict=True)
             }
             there = [name for name, value in said.items() if value == 1 or (value == -1 and uncertain == "positive")]
             known = (0, 1) if uncertain == "ignore" else (0, 1, -1, None)

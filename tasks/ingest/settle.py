@@ -189,7 +189,7 @@ def _form(film: Mapping[str, Any]) -> str:
 def _confounded(forms: Counter[tuple[str, str]]) -> Iterator[str]:
     """A warning for each class that all but coincides with a form of its films."""
     total = forms.total()
-    for label in sorted({name for label, _ in forms for name in label.split(AND)}):
+    for label in sorted({name for names, _ in forms for name in names.split(AND)}):
         own: Counter[str] = Counter()
         for (names, form), n in forms.items():
             own[form] += n * (label in names.split(AND))

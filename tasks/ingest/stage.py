@@ -54,7 +54,13 @@ from tasks.ingest.settle import (
 from tasks.params import Ingest
 from tasks.progress import track
 
-ON_PURPOSE = ("other_class", "several_labels", "uncertain", "duplicate", "thinned")  # left out as the params say: no sign of damage
+ON_PURPOSE = (
+    "other_class",
+    "several_labels",
+    "uncertain",
+    "duplicate",
+    "thinned",
+)  # left out as the params say: no sign of damage
 QUARANTINE_COLUMNS = ["path", "reason", "sentence", "digest"]
 FILES_AT_ONCE = 1024
 DECODERS = ("pydicom", "imagecodecs", "pillow", "opencv-python-headless")

@@ -30,7 +30,7 @@ from tasks.quality.stage import MIN_IMAGES, of_several, variety
 from tasks.registry import CHALLENGER, CHAMPION, versions
 from tasks.report.gates import Gate, gates
 from tasks.synthesize import stage
-from tasks.synthesize.generator import read_generator
+from tasks.synthesize.generator import read_generator, sets_of_generator
 
 CONTROL = ARM  # besides, how much trainings vary is estimated over three arms rather than two
 ADDING = "msg_gan"  # the arm of stage `classify` that both are: real images and synthetic ones as the plan says
@@ -225,6 +225,9 @@ def _cannot(model: Path, real: ImageSet, draw: Mapping[str, int]) -> str:
     side, missing = real.images.shape[-1], [label for label in draw if label not in config["classes"]]
     if missing:
         return f"it cannot make {' and '.join(missing)}, which the plan asks for"
+    if bool(sets_of_generator(config)) != real.several:
+        learnt, have = ("one class", "several findings")[:: 1 if real.several else -1]
+        return f"it learnt from films with {learnt} each, and the films here have {have}"
     if generator.config.resolution != side:
         return f"it draws {generator.config.resolution} px, and the films have {side} px"
     return ""

@@ -205,8 +205,8 @@ def _bars(classes: list[str], imbalance: Content, synthetic: ImageSet | None) ->
     train = {label: imbalance["classes"][label]["images"]["train"] for label in classes}
     groups = {"before": {label: (n, 0) for label, n in train.items()}}
     if synthetic is not None:
-        made = synthetic.manifest["label"].value_counts()
-        added = {label: min(count, int(made.get(label, 0))) for label, count in imbalance["plan"].items()}
+        made = {label: len(synthetic.where(label=label).images) for label in imbalance["plan"]}
+        added = {label: min(count, made[label]) for label, count in imbalance["plan"].items()}
         groups["after"] = {label: (n, added.get(label, 0)) for label, n in train.items()}
     return charts.bars(groups)
 

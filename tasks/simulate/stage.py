@@ -57,8 +57,8 @@ def simulate(
 
     `size` is the shorter side in pixels, `shares` how the patients are divided among the classes, `both` (0 to 1) the
     share of the patients with pneumonia who have an effusion too, under the label BOTH. The files depend on these,
-    `patients` and `seed` alone, however many workers there are; those of the other patients not on `both`. OUT appears when all is written: UserError, and
-    no OUT, when that cannot be done.
+    `patients` and `seed` alone, however many workers there are. OUT appears when all is written: UserError, and no OUT,
+    when that cannot be done.
     """
     if patients < MIN_PATIENTS:
         raise UserError(f"{patients} patients are too few for three classes: ask for {MIN_PATIENTS} or more")

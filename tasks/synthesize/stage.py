@@ -40,8 +40,8 @@ def run(
     """Write `plan[label]` images of every class in `plan` to `out`; returns the "screening" of its dataset.json.
 
     `form`: "shards" (the format of curated sets), "png" or "dicom" (one file an image, CLASS/NUMBER.png or .dcm, see
-    `dicom`). Image k of a class and seed is the same in every form, whatever the counts. Of a generator that learnt from
-    films with several findings, images of one have the others as often as its train films do (`sets_of`).
+    `dicom`). Image k of a class and seed is the same in every form, whatever the counts. Where films had several
+    findings, images of one have the others as often as the films that the generator learnt from (`sets_of`).
 
     Copies of the train split of `curated_folder` are never written: their numbers are left out, and further images
     are drawn in their place. The worst pairs are real films too, so only "shards" come with them (worst_pairs.npy).
@@ -113,9 +113,9 @@ def _kept(
     """`count` images of a class that are no copies."""
     most = max(int(count / (1 - params.max_copies)), count + SPARE) if count else 0
     findings = sets_of(sets[label], most) if sets else [label] * most
-    asked = hot(findings, classes) if sets else None
+    asked = {"sets": hot(findings, classes)} if sets else {}
     done = 0
-    for part in batches(generator, classes.index(label), most, params.seed, params.truncation, asked):
+    for part in batches(generator, classes.index(label), most, params.seed, params.truncation, **asked):
         kept = screening.kept(label, part, count)
         yield from ((label, findings[done + k], done + k, part[k]) for k in kept)
         done, count = done + len(part), count - len(kept)
