@@ -35,8 +35,8 @@ def run(curated_folder: Path, out: Path, counts: Mapping[str, int], settings: In
     real = image_set.load(curated_folder)
     if counts and real.several:
         raise UserError(
-            f"the films in {curated_folder} may have several findings, and arms of phantom draw simulated films of one; "
-            "leave these arms out of classify.arms"
+            f"films in {curated_folder} may have several findings, and the arms of phantom draw films of one each; "
+            "leave them out of classify.arms"
         )
     of = {label: params.of.get(label, label) for label in counts}
     if unknown := [label for label, simulated in of.items() if simulated not in get_args(Label)]:

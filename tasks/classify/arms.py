@@ -190,13 +190,15 @@ def keep_patients(train: ImageSet, rare: list[str], fraction: float, seed: int) 
     would in truth. Where it gains at a small fraction, train the generators on that little data before believing it.
     """
     keep = np.ones(len(train.manifest), dtype=bool)
+    first = ~keep  # films of the first patient of each class: those with another rare finding must not go with that
     for label in rare:
         of_class = has(train.manifest, label)
         patients = np.unique(train.manifest["patient_id"].to_numpy()[of_class].astype(str))
         order = np.random.default_rng(seed).permutation(patients)
         kept = order[: max(1, round(fraction * len(order)))]
         keep &= ~of_class | train.manifest["patient_id"].isin(kept).to_numpy()
-    return train.keep(keep)
+        first |= of_class & train.manifest["patient_id"].isin(order[:1]).to_numpy()
+    return train.keep(keep | first)
 
 
 def _repeated(films: ImageSet, count: int, rng: np.random.Generator) -> ImageSet:

@@ -46,6 +46,7 @@ def thinned(manifest: pd.DataFrame, split: pd.Series, keep: Mapping[str, float])
     that is not there.
     """
     out: set[int] = set()
+    first: set[int] = set()  # films of the one that remains: they must not go with another of their findings
     labels = manifest["label"].explode()
     for label, share in keep.items():
         films = manifest.index[manifest.index.isin(labels.index[labels == label]) & (split == "train")]
@@ -54,7 +55,8 @@ def thinned(manifest: pd.DataFrame, split: pd.Series, keep: Mapping[str, float])
         patients = _shuffled(manifest["patient_id"][films].unique(), "thin")
         kept = set(patients[: max(1, round(share * len(patients)))])
         out.update(i for i in films if manifest["patient_id"][i] not in kept)
-    return out
+        first.update(i for i in films if manifest["patient_id"][i] == patients[0])
+    return out - first
 
 
 def _shuffled(patients: Iterable[str], salt: str) -> list[str]:

@@ -156,6 +156,8 @@ def _tell(settled: Settled, counts: dict[str, Any], table: Labels, params: Inges
     """What came of the films, by class, and what is easily overlooked."""
     for line in ("films by class:", *by_class(settled.labels(), counts["losses"])):
         print(line, flush=True)
+    if several := sum(len(row.findings) > 1 for _, row in settled.taken):
+        print(f"films with several findings, counted in each of them: {several:,}", flush=True)
     _tell_warnings(warnings(settled, table, params))
 
 

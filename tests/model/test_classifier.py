@@ -14,6 +14,7 @@ from model.classifier import (
     ClassifierConfig,
     calibrated_loss,
     logits,
+    of_findings,
     predict,
     train_classifier,
 )
@@ -185,3 +186,48 @@ def test_probabilities_are_those_of_the_logits_at_the_temperature() -> None:
     exponentials = np.exp(logits(trained.network, images) / trained.temperature)
     expected = exponentials / exponentials.sum(1, keepdims=True)
     np.testing.assert_allclose(predict(trained, images), expected, rtol=1e-12)
+
+
+def two_findings(unknown: float = 0.0, seed: int = 0) -> Batches:
+    """Left and right half brighter or not, independently, and a share of it not known."""
+    rng = np.random.default_rng(seed)
+    while True:
+        truth = rng.integers(0, 2, (16, 2)).astype(np.int8)
+        images = rng.normal(110 + 60 * truth.repeat(16, axis=1)[:, None], 25, (16, 32, 32))
+        yield np.clip(images, 0, 255).astype(np.uint8), np.where(rng.random((16, 2)) < unknown, -1, truth)
+
+
+def test_several_findings_are_learnt_side_by_side() -> None:
+    validation = next(two_findings(seed=1))
+    found = train_classifier(two_findings(0.3), 2, ClassifierConfig(steps=60), validation=validation)
+    images, truth = next(two_findings(seed=2))
+    probabilities = predict(found, images)
+    assert ((probabilities > 0.5) == (truth == 1)).mean() > 0.9
+    assert probabilities[(truth == 1).all(1)].min() > 0.5  # both at once, which no softmax could say
+    assert found.several
+
+
+def test_what_is_not_known_does_not_count() -> None:
+    said = torch.tensor([[3.0, -50.0], [-2.0, 50.0]], requires_grad=True)
+    losses = of_findings(said, torch.tensor([[1, -1], [0, -1]]))
+    expected = nn.functional.softplus(torch.tensor([-3.0, -2.0]))
+    torch.testing.assert_close(losses, expected)
+    (gradient,) = torch.autograd.grad(losses.sum(), said)
+    assert (gradient[:, 1] == 0).all()
+    assert of_findings(said, torch.full((2, 2), -1)).tolist() == [0.0, 0.0]
+
+
+def test_the_temperature_of_findings_makes_them_as_sure_as_they_may_be() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(0, 2, (4000, 2))
+    labels = (rng.random((4000, 2)) < 1 / (1 + np.exp(-true))).astype(np.int8)
+    unsure = np.where(rng.random((4000, 2)) < 0.5, -1, labels)
+    _, temperature = calibrated_loss(3 * true, unsure, (unsure >= 0).astype(float))
+    assert 2.5 < temperature < 3.6
+    assert calibrated_loss(true, np.full((4000, 2), -1), np.zeros((4000, 2))) == (0.0, 1.0)
+
+
+def test_weights_of_findings_are_of_the_films_that_have_them() -> None:
+    said, wanted = torch.zeros(2, 2), torch.tensor([[1, 1], [0, 0]])
+    losses = of_findings(said, wanted, weights=torch.tensor([3.0, 1.0]))
+    torch.testing.assert_close(losses, torch.log(torch.tensor(2.0)) * torch.tensor([2.0, 1.0]))

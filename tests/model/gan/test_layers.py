@@ -1,9 +1,9 @@
-"""Self-attention shows where it looks, and looks there."""
+"""Self-attention shows where it looks, and looks there; sets of findings are told as sums."""
 
 import torch
 from torch.nn import functional as F
 
-from model.gan.layers import SelfAttention
+from model.gan.layers import SelfAttention, class_embedding, embedded
 
 SIDE, CHANNELS = 8, 16
 
@@ -30,3 +30,16 @@ def test_a_pixel_looks_at_the_key_that_answers_it() -> None:
     weights = block.weights(x).reshape(SIDE, SIDE, SIDE // 2, SIDE // 2)
     assert weights[1, 6, 2, 1] > 0.99
     torch.testing.assert_close(weights[0, 0], torch.full((4, 4), 1 / 16))
+
+
+def test_a_set_of_one_is_its_class_and_findings_add_up_around_what_all_have_in_common() -> None:
+    torch.manual_seed(0)
+    embed = class_embedding(3, 5)
+    torch.nn.init.normal_(embed.weight)
+    weight, mean = embed.weight, embed.weight.mean(0)
+    assert torch.equal(embedded(embed, torch.eye(3, dtype=torch.int64)), embedded(embed, torch.arange(3)))
+    assert torch.equal(embedded(embed, torch.arange(3)), weight)
+    both, unknown, none = embedded(embed, torch.tensor([[1, 0, 1], [1, -1, 0], [0, 0, 0]]))
+    torch.testing.assert_close(both - mean, (weight[0] - mean) + (weight[2] - mean))
+    torch.testing.assert_close(unknown, weight[0])  # what is not known is as if not there
+    torch.testing.assert_close(none, mean)

@@ -291,3 +291,19 @@ def test_minibatch_stddev_is_the_mean_deviation_of_a_group_and_keeps_the_layout(
 def test_impossible_networks_are_named(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         NetworkConfig(**wrong)
+
+
+def test_sets_of_one_finding_are_classes_to_the_bit_and_of_two_something_else() -> None:
+    config = NetworkConfig(8, width=8, latent_dim=6, classes=3)
+    generator, discriminator = both(config)
+    for module in (*generator.modules(), *discriminator.modules()):
+        if isinstance(module, torch.nn.Embedding):
+            torch.nn.init.normal_(module.weight, std=0.1)  # as if trained: classes start alike
+    z, y = torch.randn(3, config.inputs), torch.arange(3)
+    images = generator(z, y)
+    of_sets = generator(z, torch.eye(3, dtype=torch.int64))
+    assert all(torch.equal(one, other) for one, other in zip(images, of_sets, strict=True))
+    assert torch.equal(discriminator(images, y), discriminator(images, torch.eye(3)))
+    two = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 0, 1]])
+    assert not torch.allclose(generator(z, two)[-1], images[-1])
+    assert not torch.allclose(discriminator(images, two), discriminator(images, y))

@@ -6,7 +6,7 @@ import torch
 
 from model.gan.layers import on_sphere
 from model.gan.networks import Generator, NetworkConfig
-from model.gan.sampling import attention_blocks, attention_maps, between, latents, render, sample
+from model.gan.sampling import attention_blocks, attention_maps, between, hot, latents, render, sample, sets_of
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +125,29 @@ def test_attention_maps_leave_nothing_behind(generator: Generator) -> None:
     assert not any(module._forward_pre_hooks for module in generator.modules())
     plain = Generator(NetworkConfig(8, width=8)).eval()
     assert attention_maps(plain, torch.ones(1, plain.config.inputs), torch.zeros(1), [])[1] == {}
+
+
+@pytest.mark.parametrize("shares", [{"a": 1}, {"a": 60, "a|b": 40}, {"a": 5, "a|b": 2, "a|c": 1}])
+@pytest.mark.parametrize("count", [1, 40, 333])
+def test_sets_come_as_often_as_they_should_in_any_number_of_images(shares: dict[str, int], count: int) -> None:
+    found = sets_of(shares, count)
+    assert found == sets_of(shares, 1000)[:count]
+    for names, n in shares.items():
+        assert abs(found.count(names) - count * n / sum(shares.values())) < 3
+
+
+def test_hot_marks_the_findings_and_refuses_others() -> None:
+    assert hot(["b", "a|c"], ["a", "b", "c"]).tolist() == [[0, 1, 0], [1, 0, 1]]
+    with pytest.raises(ValueError, match="d"):
+        hot(["d"], ["a", "b"])
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 40])
+def test_image_k_of_a_set_does_not_depend_on_count_either(generator: Generator, count: int) -> None:
+    sets = hot(sets_of({"a": 2, "a|b": 1}, 50), ["a", "b"])
+    many = sample(generator, 0, 50, seed=1, sets=sets)
+    assert np.array_equal(sample(generator, 0, count, seed=1, sets=sets[:count]), many[:count])
+    alone = sample(generator, 0, 50, seed=1)
+    one = (sets.sum(1) == 1).numpy()
+    assert np.array_equal(many[one], alone[one])  # the same latents
+    assert not np.array_equal(many[~one], alone[~one])

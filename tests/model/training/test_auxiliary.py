@@ -70,3 +70,20 @@ def test_large_images_are_averaged_down_first() -> None:
     classifier.step()
     assert classifier.losses(torch.zeros(2, 1, 128, 128), torch.tensor([0, 1])).shape == (2,)
     assert sides == [64, 64]
+
+
+def test_of_several_findings_it_learns_each_and_leaves_out_what_is_not_known() -> None:
+    """Left and right half are brighter or not, independently; the labels of the left are often not known."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, (80, 2))
+    images = rng.normal(100, 10, (80, 16, 16)) + 60 * truth.repeat(8, axis=1)[:, None]
+    labels = torch.from_numpy(np.where((rng.random((80, 2)) < 0.4) & [True, False], -1, truth))
+    classifier = AuxiliaryClassifier(torch.from_numpy(images.clip(0, 255).astype(np.uint8)), labels, 2, seed=0)
+    for _ in range(60):
+        classifier.step()
+    x = (torch.from_numpy(images[:, None]).float().clamp(0, 255) / 127.5 - 1).requires_grad_()
+    y = torch.from_numpy(truth)
+    right, wrong = classifier.losses(x, y), classifier.losses(x, 1 - y)
+    assert right.shape == (80,)
+    assert right.mean() < 0.5 * wrong.mean()
+    assert torch.equal(classifier.losses(x, torch.full_like(y, -1)), torch.zeros(80))

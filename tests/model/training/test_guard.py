@@ -325,3 +325,39 @@ def test_a_healthy_training_raises_none() -> None:
     assert [reading.alarm for reading in found] == [None] * len(found)
     assert len(found) == 10
     assert guard.lowest < guard.one_film  # it did learn, and so was watched
+
+
+def test_of_several_findings_images_are_drawn_with_those_of_films_and_judged_by_each() -> None:
+    """Of three classes: a generator that paints every finding it is told, and one that forgets the second of two."""
+    rng = np.random.default_rng(0)
+    findings = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1]] * 30, np.int8)
+    asked: list[Tensor] = []
+
+    def paint(y: Tensor) -> Tensor:
+        grid = torch.linspace(0, 1, SIDE)
+        image = torch.full((len(y), SIDE, SIDE), -0.4)
+        for k, x in ((1, 0.3), (2, 0.7)):
+            disc = torch.exp(-((grid - x) ** 2 + (grid[:, None] - 0.5) ** 2) / 0.02)
+            image = image + (y[:, k] == 1).float()[:, None, None] * disc
+        noise = torch.from_numpy(rng.normal(0, 0.15, image.shape)).float()
+        return (image + noise).clamp(-1, 1)[:, None]
+
+    def all_of_them(z: Tensor, y: Tensor) -> Tensor:
+        asked.append(y)
+        return paint(y)
+
+    def without_the_last(z: Tensor, y: Tensor) -> Tensor:
+        return paint(y * torch.tensor([1, 1, 0]))
+
+    images = paint(torch.from_numpy(findings))[:, 0].add(1).mul(127.5).round().byte().numpy()
+    guard = CollapseGuard(images, findings, ["none", "left", "right"], judge_steps=60)
+    good = guard.check(Painter(all_of_them), 1.0)
+    told = torch.cat(asked)
+    assert len(told) == 3 * guard.count
+    assert all((part[:, k] == 1).all() for k, part in enumerate(told.split(guard.count)))
+    assert 0.4 < float((told[guard.count : 2 * guard.count, 2] == 1).float().mean()) < 0.6  # half of the left have both
+    poor = guard.check(Painter(without_the_last), 2.0)
+    assert min(good.recognised.values()) > 0.8
+    assert poor.recognised["right"] < 0.3 < 0.8 < poor.recognised["left"]
+    assert poor.recognised_real == good.recognised_real
+    assert min(good.recognised_real.values()) > 0.8

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -218,3 +219,50 @@ def test_each_loss_has_its_own_penalty(loss: str, penalty: float) -> None:
     trainer = Trainer(films(20), labels(20), TINY, dataclasses.replace(SHORT, loss=loss))
     torch.nn.init.zeros_(trainer.discriminator.logit.weight)
     assert trainer.step()["penalty"].item() == penalty
+
+
+SEVERAL = dataclasses.replace(TINY, classes=3)
+FINDINGS = np.array([[1, 0, 0]] * 12 + [[0, 1, 0]] * 4 + [[0, 1, 1]] * 2 + [[0, -1, 1]] * 2, np.int8)
+
+
+def test_a_wrong_set_differs_in_one_finding_that_is_known() -> None:
+    trainer = Trainer(films(20), FINDINGS, SEVERAL, SHORT)
+    y = torch.from_numpy(FINDINGS[[0, 12, 16, 18, 18, 18, 18, 18]]).long()
+    places = set()
+    for _ in range(50):
+        wrong = trainer._one_flipped(y)
+        changed = wrong != y
+        assert (changed.sum(1) == 1).all()
+        assert (wrong[changed] == 1 - y[changed]).all()
+        assert not changed[y < 0].any()
+        places.update(map(tuple, changed.nonzero().tolist()))
+    assert {(0, 0), (0, 1), (0, 2)} <= places  # any of them
+
+
+def test_sets_of_one_finding_train_like_classes_but_for_what_only_sets_have() -> None:
+    """Without wrong labels and the auxiliary classifier, whose losses are others, to the bit."""
+    config = dataclasses.replace(SHORT, mismatch=0.0, auxiliary=0.0)
+    y = labels(12, 5, 3)
+    steps = []
+    for of in (y, np.eye(3, dtype=np.int8)[y]):
+        trainer = Trainer(films(20), of, SEVERAL, config)
+        steps.append([trainer.step()["loss_discriminator"].item() for _ in range(3)])
+    assert steps[0] == steps[1]
+
+
+def test_a_training_on_several_findings_goes_on_where_it_was() -> None:
+    first = Trainer(films(20), FINDINGS, SEVERAL, SHORT)
+    for _ in range(2):
+        first.step()
+    groups, facts = first.state()
+    kept = {group: {name: value.clone() for name, value in of.items()} for group, of in groups.items()}
+    second = Trainer(films(20), FINDINGS, SEVERAL, dataclasses.replace(SHORT, seed=5))
+    second.load_state(kept, facts)
+    one, other = (trainer.step()["loss_generator"].item() for trainer in (first, second))
+    assert one == other
+
+
+@pytest.mark.parametrize("wrong", [FINDINGS[:, :2], FINDINGS * 2])
+def test_findings_that_do_not_fit_are_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="findings must be"):
+        Trainer(films(20), wrong, SEVERAL, SHORT)
