@@ -11,7 +11,7 @@ from tasks.errors import UserError
 from tasks.files import write_json
 from tasks.params import PHANTOM, Ingest, Phantom
 from tasks.simulate.stage import simulate
-from tests.tasks.sets import write_set
+from tests.tasks.sets import write_findings, write_set
 
 SETTINGS = Ingest(size=32, workers=1)
 COUNTS = {"viral": 3, "bacterial": 2, "normal": 2}
@@ -64,3 +64,11 @@ def test_none_are_drawn_unless_an_arm_asks_for_them(
     drawn = image_set.load(Path("data/synthetic/phantom"))
     assert len(drawn.images) == count
     assert drawn.classes == ["normal", "rare"]
+
+
+def test_films_with_several_findings_have_no_simulated_counterpart(tmp_path: Path) -> None:
+    curated = write_findings(tmp_path / "findings")
+    with pytest.raises(UserError, match=r"films in .* may have several findings, and the arms of phantom draw"):
+        phantom.run(curated, Path("drawn"), {"left": 2}, SETTINGS, Phantom(of={"left": "effusion"}))
+    phantom.run(curated, Path("drawn"), {}, SETTINGS, Phantom())  # no arm asks for any
+    assert len(image_set.load(Path("drawn")).images) == 0

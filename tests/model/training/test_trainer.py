@@ -228,14 +228,14 @@ FINDINGS = np.array([[1, 0, 0]] * 12 + [[0, 1, 0]] * 4 + [[0, 1, 1]] * 2 + [[0, 
 def test_a_wrong_set_differs_in_one_finding_that_is_known() -> None:
     trainer = Trainer(films(20), FINDINGS, SEVERAL, SHORT)
     y = torch.from_numpy(FINDINGS[[0, 12, 16, 18, 18, 18, 18, 18]]).long()
-    places = set()
+    places: set[tuple[int, int]] = set()
     for _ in range(50):
         wrong = trainer._one_flipped(y)
         changed = wrong != y
         assert (changed.sum(1) == 1).all()
         assert (wrong[changed] == 1 - y[changed]).all()
         assert not changed[y < 0].any()
-        places.update(map(tuple, changed.nonzero().tolist()))
+        places.update((k, j) for k, j in changed.nonzero().tolist())
     assert {(0, 0), (0, 1), (0, 2)} <= places  # any of them
 
 

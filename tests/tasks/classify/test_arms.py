@@ -7,8 +7,8 @@ from tasks import image_set
 from tasks.classify.arms import Job, batches, jobs, keep_patients, training_set
 from tasks.errors import UserError
 from tasks.image_set import ImageSet
-from tasks.params import Classify
-from tests.tasks.sets import write_set
+from tasks.params import Balance, Classify
+from tests.tasks.sets import FINDINGS, write_drawn, write_findings, write_set
 
 PLAN = {"rare": 24}
 
@@ -180,3 +180,57 @@ def test_batches_do_not_alter_the_training_set(real: ImageSet) -> None:
     before = chosen.images.copy()
     next(batches(chosen, 50, seed=0))
     np.testing.assert_array_equal(chosen.images, before)
+
+
+RARE_SIDES = {"left": 30, "right": 50}
+
+
+@pytest.fixture(scope="module")
+def two_sided(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    return image_set.load(write_findings(tmp_path_factory.mktemp("findings") / "real", unknown="right"))
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    counts = dict.fromkeys(FINDINGS, 50)
+    return image_set.load(write_drawn(tmp_path_factory.mktemp("findings") / "synthetic", counts))
+
+
+@pytest.mark.parametrize("arm", ["real", "class_weight", "duplicate", "classic", "msg_gan", "two_stage_msg_gan"])
+@pytest.mark.parametrize("balance", ["rare", "all"])
+def test_films_with_several_findings_keep_all_of_them_in_every_arm(
+    arm: str, balance: Balance, two_sided: ImageSet, drawn: ImageSet
+) -> None:
+    chosen = training_set(arm, two_sided, drawn if "msg" in arm else None, RARE_SIDES, 0, balance=balance)
+    said: dict[bytes, list[int]] = {}
+    for films in (two_sided, drawn):
+        said |= {image.tobytes(): row.tolist() for image, row in zip(films.images, films.labels, strict=True)}
+    for part in (chosen, chosen.first):
+        if part is not None:
+            assert part.labels.shape == (len(part.images), 3)
+            assert [said[image.tobytes()] for image in part.images] == part.labels.tolist()
+    train = two_sided.where(split="train")
+    if arm in ("real", "class_weight"):
+        assert len(chosen.labels) == len(train.labels)
+    elif arm == "msg_gan" and balance == "rare":
+        assert (chosen.labels[len(train.labels) :].sum(0) >= (30, 0, 50)).all()
+        assert len(chosen.labels) == len(train.labels) + 80
+    if arm == "class_weight":
+        there, absent = ((train.labels == value).sum(0) for value in (1, 0))
+        assert chosen.class_weights is not None
+        np.testing.assert_allclose(chosen.class_weights * there, absent)
+
+
+def test_only_a_share_of_the_patients_with_each_finding_is_kept_and_at_least_one(two_sided: ImageSet) -> None:
+    train = two_sided.where(split="train")
+    for fraction in (0.01, 0.5):
+        kept = keep_patients(train, ["left", "right"], fraction, 0)
+        for label in ("left", "right"):
+            n = len(train.where(label=label).images)
+            assert 1 <= len(kept.where(label=label).images) <= max(2, fraction * n)
+        assert len(kept.where(label="normal").images) == len(train.where(label="normal").images)
+
+
+def test_synthetic_in_place_of_real_films_is_refused_for_several_findings(two_sided: ImageSet, drawn: ImageSet) -> None:
+    with pytest.raises(UserError, match="tstr takes synthetic images in place of all films of the rare classes"):
+        training_set("msg_gan", two_sided, drawn, RARE_SIDES, 0, only=True)

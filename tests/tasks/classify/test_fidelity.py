@@ -182,3 +182,35 @@ def test_a_faint_grid_is_no_other_class(measured: dict[str, dict[str, Any]]) -> 
     """It is what a two-sample test is for: the finding is still there, and is recognised about as often."""
     for label, entry in measured["grid"].items():
         assert abs(entry["value"] - measured["right"][label]["value"]) < 0.3
+
+
+def said_of(images: dict[tuple[str, str, str], int], seed: int) -> pd.DataFrame:
+    """Predictions of a network that is sure: of (split, findings, called), how many; those drawn are for the first."""
+    table = []
+    for (split, label, called), count in images.items():
+        for k in range(count):
+            row: dict[str, Any] = {
+                "arm": ARM,
+                "seed": seed,
+                "split": split,
+                "image_id": f"{split}-{label}-{called}-{k}",
+            }
+            row |= {"patient_id": row["image_id"], "label": label.split("|")[0] if split == "msg_gan" else label}
+            row |= {f"p_{name}": 0.9 if name in called.split("|") else 0.1 for name in CLASSES}
+            table.append(row | {f"finding_{name}": str(int(name in label.split("|"))) for name in CLASSES})
+    return pd.DataFrame(table)
+
+
+def test_of_several_findings_each_is_recognised_by_itself() -> None:
+    validation = {("val", label, label): 10 for label in (*CLASSES, "other|rare")}
+    test = {("test", "common", "common"): 60, ("test", "common", "rare"): 20, ("test", "rare", "rare"): 10}
+    test |= {("test", "other|rare", "other|rare"): 6, ("test", "other|rare", "other"): 4}
+    drawn = {("msg_gan", "rare", "rare"): 20, ("msg_gan", "rare|other", "other|rare"): 10}
+    drawn |= {("msg_gan", "rare", "other"): 5, ("msg_gan", "rare|other", "other"): 5}
+    predictions = pd.concat([said_of(validation | test | drawn, seed) for seed in (0, 1)], ignore_index=True)
+    found = fidelity(predictions, CLASSES, 0.95)["msg_gan"]
+    assert list(found) == ["rare"]  # whatever else they show: all were drawn for it
+    assert found["rare"]["value"] == 0.75  # 30 of 40
+    assert found["rare"]["floor"] == 0.8  # 16 of the 20 films that have it
+    assert found["rare"]["others"] == 0.25  # 20 of 80
+    assert found["rare"]["confused"] == {"common": 0.0, "other": 0.2}  # 5 of the 25 that were to show rare alone

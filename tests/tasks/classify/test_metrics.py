@@ -10,6 +10,7 @@ from sklearn.metrics import (
     f1_score,
     precision_recall_curve,
     precision_score,
+    recall_score,
     roc_auc_score,
     roc_curve,
 )
@@ -161,3 +162,55 @@ def test_offsets_mend_a_classifier_that_underrates_the_rare_class(rng: np.random
     after = balanced_accuracy_score(labels, (np.log(probabilities) + offsets).argmax(1))
     assert offsets[0] == 0 < offsets[1]
     assert after > before + 0.1
+
+
+def several_findings(n: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and truth (n, 3) of 1, 0 and, for a third, -1."""
+    rng = np.random.default_rng(0)
+    truth = (rng.random((n, 3)) < (0.1, 0.4, 0.6)).astype(np.int8)
+    scores = 1 / (1 + np.exp(-rng.normal(2 * truth - 1, 1.5)))
+    return scores, np.where(rng.random((n, 3)) < 1 / 3, -1, truth)
+
+
+def test_measures_of_findings_are_those_of_the_films_that_are_known() -> None:
+    scores, truth = several_findings()
+    limits = st.thresholds(scores, truth)
+    called = scores > limits
+    recall, precision, specificity = st.found_and_right(called, truth, np.ones((1, len(truth))))
+    f1 = st.f1(recall, precision)
+    brier = []
+    for k in range(3):
+        sure = truth[:, k] >= 0
+        y, said = truth[sure, k], called[sure, k]
+        assert recall[k, 0] == pytest.approx(recall_score(y, said))
+        assert precision[k, 0] == pytest.approx(precision_score(y, said))
+        assert specificity[k, 0] == pytest.approx(recall_score(1 - y, ~said))
+        assert f1[k, 0] == pytest.approx(f1_score(y, said))
+        best = max(balanced_accuracy_score(y, scores[sure, k] > t) for t in np.linspace(0, 1, 201))
+        assert balanced_accuracy_score(y, said) >= best - 1e-9
+        brier.append(brier_score_loss(y, scores[sure, k]))
+    np.testing.assert_allclose(st.sigmoid_brier(scores, truth, np.ones((1, len(truth)))), np.mean(brier))
+
+
+def test_a_finding_without_both_sides_is_called_above_a_half() -> None:
+    scores, truth = several_findings()
+    truth[:, 1] = np.where(truth[:, 1] == 1, -1, truth[:, 1])
+    assert st.thresholds(scores, truth)[1] == 0.5
+    recall, precision, _ = st.found_and_right(scores > 0.5, truth, np.ones((1, len(truth))))
+    assert np.isnan(recall[1]).all()
+    assert np.isnan(st.f1(recall, precision)[1]).all()
+
+
+def test_sigmoids_that_say_what_is_true_are_calibrated_and_overconfident_ones_not() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random((20_000, 2))
+    truth = np.where(rng.random(p.shape) < 0.3, -1, rng.random(p.shape) < p).astype(np.int8)
+    one = np.ones((1, len(p)))
+    assert st.sigmoid_calibration(p, truth, one)[0] < 0.02
+    assert st.sigmoid_calibration(np.where(p > 0.5, 0.99, 0.01), truth, one)[0] > 0.2
+
+
+def test_what_is_called_together_is_a_share_of_the_films_with_the_finding() -> None:
+    truth = np.array([[1, 1], [1, 0], [0, 1], [1, -1]])
+    called = np.array([[True, True], [True, False], [True, True], [False, True]])
+    np.testing.assert_allclose(st.called_together(called, truth), np.array([[2 / 3, 2 / 3], [1, 1]]))

@@ -22,7 +22,7 @@ from tasks.classify.arms import Job
 from tasks.classify.confounds import leaked
 from tasks.errors import UserError
 from tasks.params import GENERATOR_OF, Arm, Classify
-from tests.tasks.sets import write_set
+from tests.tasks.sets import FINDINGS, write_drawn, write_findings, write_set
 from tests.test_staleness import modules
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -345,3 +345,39 @@ def test_mlflow_gets_a_group_a_measure() -> None:
     arms = {arm: {m: {"mean": 0.5, "low": 0.25, "high": None} for m in ("auroc", "ece")} for arm in ("real", "a+b")}
     group = {"real": 0.5, "real.low": 0.25, "real.high": None, "a+b": 0.5, "a+b.low": 0.25, "a+b.high": None}
     assert stage.by_measure(arms) == {"auroc": group, "ece": group}
+
+
+def test_films_with_several_findings_are_compared_by_finding(
+    mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With sweeps, and what cannot be swept refused before anything is trained."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(mlflow_store, "mlflow.db")
+    write_findings(Path("data/curated"), unknown="right")
+    for seed, name in enumerate(("msg_gan", "msg_sagan"), start=1):
+        write_drawn(Path("data/synthetic") / name, dict.fromkeys(FINDINGS, 40), seed)
+    Path("reports").mkdir()
+    plan = {"plan": {"left": 25, "right": 40}, "rare": ["left", "right"]}
+    Path("reports/imbalance.json").write_text(json.dumps(plan))
+    with pytest.raises(UserError, match=r"classify\.tstr .* several findings .*set it to false"):
+        run(SWEPT)
+    assert not Path(".xraysynth").exists()
+    arms: list[Arm] = ["duplicate", "classic", "msg_gan"]
+    result = run(SWEPT.model_copy(update={"tstr": False, "arms": arms}))
+    predictions = pd.read_csv("reports/predictions.csv")
+    main = predictions[(predictions["ratio"] == 1) & (predictions["fraction"] == 1)]
+    said = main[[f"p_{label}" for label in FINDINGS]]
+    assert ((said >= 0) & (said <= 1)).all().all()
+    assert (said.sum(axis=1) - 1).abs().max() > 0.01  # each has a sigmoid of its own
+    assert set(result["comparison"]["by_class"]) == {"left", "right"}
+    assert set(result["curves"]["classic"]) == {"left", "right"}
+    test = main[(main["split"] == "test") & (main["arm"] == "classic") & (main["seed"] == 0)]
+    assert result["test"]["by_class"] == {label: int((test[f"finding_{label}"] == 1).sum()) for label in FINDINGS}
+    assert test["finding_right"].isna().sum() > 0
+    assert set(result["fidelity"]["msg_gan"]) == set(FINDINGS)
+    drawn = main[(main["split"] == "msg_gan") & (main["seed"] == 0)]
+    assert drawn["label"].value_counts().to_dict() == dict.fromkeys(FINDINGS, 40)
+    assert (drawn["finding_left"] == 1).sum() == 60  # those drawn for it, and half of those drawn for right
+    rows = result["sweeps"]["ratio"] + result["sweeps"]["real_fraction"]
+    assert {row["arm"] for row in rows} == set(arms)
+    assert result["confounds"]["warnings"] == []

@@ -14,7 +14,7 @@ import pytest
 from tasks.errors import UserError
 from tasks.ingest import labels
 from tasks.ingest.labels import Entry, Labels, decide, read_labels
-from tasks.params import LabelFormat, needs_table
+from tasks.params import LabelFormat, Uncertain, needs_table
 
 FILES = ["a/one.png", "a/two.dcm", "b/three", "b/1.2.3.dcm"]
 
@@ -189,6 +189,110 @@ def test_chestxray14(trailing: str, read: Callable[..., Labels]) -> None:
     assert labels.sentence == "labels: chestxray14, matched by Image Index; 2 entries"
 
 
+CHEXPERT = """Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Lung Opacity,Pneumonia,Pleural Effusion,Support Devices
+CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg,Female,68,Frontal,AP,1.0,,,,1.0
+CheXpert-v1.0-small/train/patient00002/study2/view1_frontal.jpg,Female,87,Frontal,AP,,-1.0,-1.0,1.0,
+CheXpert-v1.0-small/train/patient00002/study2/view2_lateral.jpg,Female,87,Lateral,,,-1.0,-1.0,1.0,
+CheXpert-v1.0-small/train/patient00003/study1/view1_frontal.jpg,Male,41,Frontal,PA,,,-1.0,0.0,
+CheXpert-v1.0-small/train/patient00004/study1/view1_frontal.jpg,Male,20,Frontal,PA,1.0,0.0,,,
+"""
+CHEXPERT_FILES = [
+    *(f"train/patient0000{k}/study{study}/view1_frontal.jpg" for k, study in ((1, 1), (2, 2), (3, 1), (4, 1))),
+    "train/patient00002/study2/view2_lateral.jpg",
+]
+
+
+@pytest.mark.parametrize(
+    ("uncertain", "second", "third"),
+    [
+        ("ignore", Entry(("Pleural Effusion",), patient("patient00002")), Entry((), patient("patient00003"))),
+        (
+            "positive",
+            Entry(("Lung Opacity", "Pneumonia", "Pleural Effusion"), patient("patient00002")),
+            Entry(("Pneumonia",), patient("patient00003")),
+        ),
+        (
+            "negative",
+            Entry(("Pleural Effusion",), patient("patient00002")),
+            Entry(("No Finding",), patient("patient00003")),
+        ),
+    ],
+)
+def test_chexpert_by_each_policy_of_what_is_uncertain(
+    uncertain: Uncertain, second: Entry, third: Entry, tmp_path: Path
+) -> None:
+    path = csv_file(tmp_path / "train.csv", CHEXPERT)
+    labels = read_labels(path, "chexpert", CHEXPERT_FILES, pseudonym, uncertain=uncertain)
+    unknown: list[tuple[str, ...]] = [
+        ("Lung Opacity", "Pneumonia", "Support Devices"),
+        ("Lung Opacity", "Pneumonia", "Support Devices"),
+    ]
+    if uncertain != "ignore":
+        unknown = [(), ()]
+    found = [by_path(labels, file) for file in CHEXPERT_FILES]
+    assert found[0] == Entry(("Support Devices",), patient("patient00001"))  # devices are no disease: the rest is known
+    assert found[1:3] == [replace(one, unknown=names) for one, names in zip((second, third), unknown, strict=True)]
+    assert found[3] == Entry(("No Finding",), patient("patient00004"))
+    assert found[4] is None  # lateral
+    assert "lateral views are left out" in labels.sentence
+    assert "patient0" not in labels.sentence
+
+
+def test_padchest(read: Callable[..., Labels]) -> None:
+    header = ",ImageID,ImageDir,StudyID,PatientID,PatientBirth,Projection,MethodProjection,Report,MethodLabel,Labels"
+    rows = [
+        "0,1_a.png,0,5,839860488694292331637988235681460987,1930,PA,Manual,texto,RNN_model,\"['normal']\"",
+        "1,2_b.png,0,6,77,1940,AP_horizontal,Manual,a,RNN,\"['pleural effusion', 'aortic elongation', 'unchanged']\"",
+        "2,3_c.png,0,7,78,1950,L,Manual,texto,Physician,\"['pleural effusion']\"",
+        "3,4_d.png,0,8,79,1950,PA,Manual,texto,Physician,\"['exclude']\"",
+        "4,5_e.png,0,9,80,1950,PA,Manual,texto,Physician,\"['unchanged']\"",
+        "5,6_f.png,0,9,80,1950,PA,Manual,texto,Physician,",
+    ]
+    files = [f"0/{k}_{name}.png" for k, name in enumerate("abcdef", start=1)]
+    labels = read("\n".join([header, *rows]) + "\n", "padchest", files)
+    assert by_path(labels, files[0]) == Entry(("normal",), patient("839860488694292331637988235681460987"))
+    assert by_path(labels, files[1]) == Entry(("pleural effusion", "aortic elongation"), patient("77"))
+    assert [by_path(labels, file) for file in files[2:4]] == [None, None]
+    assert [by_path(labels, file) for file in files[4:]] == [Entry((), patient("80"))] * 2
+
+
+WIDE_TABLE = """path,PatientID,Pneumonia,Pleural Effusion,Nodule/Mass
+a/one.png,P1,1,1,0
+a/two.dcm,P2,0,0,0
+b/three,P3,-1,0,1.0
+b/1.2.3.dcm,P4,,0,
+"""
+
+
+def test_a_column_a_finding_whose_names_are_the_classes(tmp_path: Path) -> None:
+    path, classes = csv_file(tmp_path / "t.csv", WIDE_TABLE), ["Pneumonia", "Pleural Effusion", "Nodule-Mass"]
+    labels = read_labels(path, "table", FILES, pseudonym, ["no_finding", *classes])
+    assert [by_path(labels, file) for file in FILES] == [
+        Entry(("Pneumonia", "Pleural Effusion"), patient("P1")),
+        Entry(("no_finding",), patient("P2")),  # 0 in all columns
+        Entry(("Nodule-Mass",), patient("P3"), unknown=("Pneumonia",)),
+        Entry((), patient("P4"), unknown=("Pneumonia", "Nodule-Mass")),
+    ]
+    assert by_path(read_labels(path, "table", FILES, pseudonym, classes), "a/two.dcm") == Entry((), patient("P2"))
+    for lacking in ([], ["Pneumonia", "Hernia"]):
+        with pytest.raises(UserError, match=r"no column label .*needed are label and one of path"):
+            read_labels(path, "table", FILES, pseudonym, lacking)
+    wrong = csv_file(tmp_path / "w.csv", WIDE_TABLE.replace("1,1,0", "SECRET,1,0"))
+    with pytest.raises(UserError, match="another value where a column of a finding has 1, 0, -1 or nothing") as said:
+        read_labels(wrong, "table", FILES, pseudonym, classes)
+    assert "SECRET" not in str(said.value)
+
+
+def test_rows_about_one_film_are_its_findings_together_where_all_are_asked_for(tmp_path: Path) -> None:
+    rows = ["a/one.png,x,P1", "a/one.png,y,P1", "a/one.png,x,P1", "a/two.dcm,normal,P2", "a/two.dcm,x,P2"]
+    path = csv_file(tmp_path / "t.csv", "\n".join(["path,label,patient_id", *rows]) + "\n")
+    labels = read_labels(path, "table", FILES, pseudonym, together=True)
+    assert by_path(labels, "a/one.png") == Entry(("x", "y"), patient("P1"))
+    both = by_path(labels, "a/two.dcm")
+    assert both is not None
+    assert decide(both, [], "all")[0] == "conflicting_labels"  # nothing and something
+
+
 def test_rsna(read: Callable[..., Labels]) -> None:
     rows = ["patientId,class", "aa-1,Lung Opacity", "aa-1,Lung Opacity", "bb-2,No Lung Opacity / Not Normal"]
     files = ["stage_2_train_images/aa-1.dcm", "stage_2_train_images/bb-2.dcm"]
@@ -266,6 +370,8 @@ def test_the_words_of_the_log_do_not_decide_whose_film_it_is(
     rows = {
         "table": "path,label\na/one.png,x\n",
         "chestxray14": "Image Index,Finding Labels,Patient ID\none.png,No Finding,1\n",
+        "chexpert": "Path,Frontal/Lateral,No Finding\npatient1/one.png,Frontal,1\n",
+        "padchest": "ImageID,Labels,PatientID,Projection\none.png,['normal'],1,PA\n",
         "rsna": "patientId,class\none,Normal\n",
         "vindr": "image_id,rad_id,Pneumonia,No finding\none,R1,1,0\n",
     }
@@ -330,6 +436,16 @@ def test_kermany_where_name_and_folder_disagree(read: Callable[..., Labels]) -> 
         (Entry(("a", "b")), ["b", "a"], "first", ("b",)),
         (Entry(("a", "b")), ["b", "a"], "leave_out", "several_labels"),
         (Entry(("a", "b")), ["c"], "first", "other_class"),
+        (Entry(("b", "a")), [], "all", ("a|b",)),
+        (Entry(("b", "a", "c")), ["c", "b"], "all", ("b|c",)),
+        (Entry(("a",)), ["a"], "all", ("a",)),
+        (Entry(("a", "b")), ["c"], "all", "other_class"),
+        (Entry(("No Finding",)), [], "all", ("No Finding",)),
+        (Entry(("a", "normal")), [], "all", "conflicting_labels"),
+        (Entry(("a", "normal")), ["a"], "all", ("a",)),
+        (Entry((), unknown=("a",)), [], "all", "uncertain"),
+        (Entry((), unknown=("a",)), [], "leave_out", "no_label"),
+        (Entry(("b",), unknown=("a",)), [], "all", ("b",)),
     ],
 )
 def test_decide(entry: Entry | None, classes: list[str], multi_label: str, verdict: str | tuple[str]) -> None:

@@ -80,3 +80,34 @@ def test_thinning_takes_films_of_whole_patients_of_the_class_and_of_the_train_sp
     assert len(thinned(manifest, split, {"b": 0.001})) < (train["label"] == "b").sum()
     with pytest.raises(UserError, match=r"thin_train names 'c', and no such class"):
         thinned(manifest, split, {"c": 0.5})
+
+
+@settings(max_examples=60, deadline=None)
+@given(films=st.lists(st.lists(st.sets(st.sampled_from("abc"), min_size=1), min_size=1, max_size=3), min_size=6))
+def test_films_with_several_findings_stay_with_their_patient_and_every_finding_is_learnt_and_tested(
+    films: list[list[set[str]]],
+) -> None:
+    rows = [(f"p{k}", tuple(sorted(findings))) for k, own in enumerate(films) for findings in own]
+    manifest = pd.DataFrame(rows, columns=["patient_id", "label"])
+    try:
+        manifest["split"] = split_patients(manifest, Split(), 0)
+    except UserError:
+        assume(False)
+    assert (manifest.groupby("patient_id")["split"].nunique() == 1).all()
+    for _, of_finding in manifest.explode("label").groupby("label"):
+        assert {"train", "test"} <= set(of_finding["split"])
+
+
+def test_a_patient_counts_for_the_rarest_finding() -> None:
+    manifest = pd.DataFrame([(f"p{k}", ("a", "b") if k < 20 else ("a",)) for k in range(220)])
+    manifest.columns = pd.Index(["patient_id", "label"])
+    split = split_patients(manifest, Split(train=0.5, val=0.2, test=0.3), 0)
+    assert split[:20].value_counts().to_dict() == {"train": 10, "val": 4, "test": 6}
+
+
+def test_thinning_of_two_findings_leaves_a_film_of_each() -> None:
+    manifest = pd.DataFrame([(f"p{k}", ("a", "b")) for k in range(60)], columns=["patient_id", "label"])
+    split = split_patients(manifest, Split(), 0)
+    gone = thinned(manifest, split, {"a": 0.1, "b": 0.001})
+    left = manifest[split == "train"].drop(index=list(gone))
+    assert 0 < len(left) < 0.2 * (split == "train").sum()

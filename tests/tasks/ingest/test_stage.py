@@ -401,6 +401,100 @@ def test_several_findings_are_settled_by_the_params(in_tmp: Path) -> None:
 
     assert curate(classes=["a", "b"]) == ({"a": 2, "b": 3}, {"several_labels": 1, "other_class": 1})
     assert curate(classes=["b", "a"], multi_label="first") == ({"a": 2, "b": 4}, {"other_class": 1})
+    assert curate(classes=["b", "a"], multi_label="all") == ({"a": 2, "b": 3, "a|b": 1}, {"other_class": 1})
+    films = image_set.load(in_tmp / "curated")
+    assert films.classes == ["a", "b"]
+    assert films.manifest.loc[films.manifest["label"] == "a|b", ["finding_a", "finding_b"]].to_numpy().tolist() == [
+        ["1", "1"]
+    ]
+
+
+def test_a_table_without_several_findings_gives_the_same_bytes_whatever_is_asked_for(
+    archive: Path, in_tmp: Path
+) -> None:
+    for name in ("leave_out", "all"):
+        (archive / "conflict").unlink(missing_ok=True)
+        params = Ingest(size=32, multi_label=name, uncertain="positive")
+        stage.run(archive, archive / "labels.csv", in_tmp / name, params)
+    before, after = ({p.name: p.read_bytes() for p in (in_tmp / name).iterdir()} for name in ("leave_out", "all"))
+    assert before == after
+    assert "finding" not in before["manifest.csv"].decode()
+
+
+CHESTXRAY14 = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
+
+
+def test_all_findings_of_chestxray14_are_taken_and_nobody_is_named(
+    in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, rng, rows = in_tmp / "images", np.random.default_rng(0), [CHESTXRAY14]
+    raw.mkdir()
+    labels = ["No Finding", "Hernia", "Effusion|Pneumonia", "Effusion", "Effusion|Hernia|Pneumonia"]
+    for k in range(40):
+        name = f"{90210 + k:08d}_000.png"
+        Image.fromarray(rng.integers(0, 256, (40, 40), dtype=np.uint8)).save(raw / name)
+        rows.append(f"{name},{labels[k % 5]},0,{90210 + k},58,M,PA")
+    table = in_tmp / "Data_Entry_2017.csv"
+    table.write_text("\n".join(rows) + "\n")
+
+    def curate(multi_label: Literal["leave_out", "all"]) -> dict[str, Any]:
+        params = Ingest(size=16, label_format="chestxray14", multi_label=multi_label, max_quarantined=1)
+        return stage.run(raw, table, in_tmp / "curated", params)
+
+    assert curate("leave_out")["curated"] == 24  # of 40
+    capsys.readouterr()
+    counts = curate("all")
+    said = capsys.readouterr().out
+    films = image_set.load(in_tmp / "curated")
+    assert counts["curated"] == 40
+    assert films.classes == ["Effusion", "Hernia", "No Finding", "Pneumonia"]
+    assert films.labels.sum(0).tolist() == [24, 16, 8, 16]
+    assert set(films.manifest["label"]) == set(labels)
+    assert "films with several findings, counted in each of them: 16" in said
+    assert "  Effusion: 24 taken" in said
+    assert "9021" not in said + (in_tmp / "curated/manifest.csv").read_text()
+    for label in films.classes:
+        assert {"train", "test"} <= set(films.where(label=label).manifest["split"])
+
+
+def test_what_labels_do_not_know_is_left_open_in_the_manifest(in_tmp: Path) -> None:
+    raw, rng = in_tmp / "raw", np.random.default_rng(0)
+    cells = ["1,0,0", "0,1,-1", ",1,1", "-1,,", "0,0,0", "1,-1,"]
+    rows = []
+    for k in range(36):
+        write_film(raw / f"{k}", rng.integers(0, 4096, (32, 32), dtype=np.uint16), patient=f"P{k}")
+        rows.append((f"{k}", cells[k % 6]))
+    table = write_labels(in_tmp / "labels.csv", rows, "path,Mass,Effusion,Hernia")
+    classes = ["normal", "Mass", "Effusion", "Hernia"]
+    params = Ingest(size=32, multi_label="all", classes=classes)
+    counts = stage.run(raw, table, in_tmp / "curated", params)
+    assert counts["reasons"] == {"uncertain": 6}
+    films = image_set.load(in_tmp / "curated")
+    assert films.classes == sorted(classes)
+    found = {label: row.tolist() for label, row in zip(films.manifest["label"], films.labels, strict=True)}
+    assert found["normal"] == [0, 0, 0, 1]
+    assert found["Effusion|Hernia"] == [1, 1, -1, 0]
+    assert [row.tolist() for row in films.labels].count([1, -1, 0, 0]) == 6
+    assert [row.tolist() for row in films.labels].count([-1, -1, 1, 0]) == 6
+    for policy, curated in (("positive", 36), ("negative", 36)):
+        again = params.model_copy(update={"uncertain": policy})
+        assert stage.run(raw, table, in_tmp / "curated", again)["curated"] == curated
+        assert (image_set.load(in_tmp / "curated").labels >= 0).all()
+
+
+def test_the_same_picture_with_other_findings_is_a_conflict(in_tmp: Path) -> None:
+    raw, rng = in_tmp / "raw", np.random.default_rng(0)
+    rows = []
+    for k in range(20):
+        write_film(raw / f"{k:02}", rng.integers(0, 4096, (32, 32), dtype=np.uint16), patient=f"P{k}")
+        rows.append((f"{k:02}", ("a", "a|b", "b", "normal")[k % 4]))
+    for k, label in ((0, "a|b"), (1, "b;a")):
+        shutil.copy(raw / f"{k:02}", raw / f"copy{k}")
+        rows.append((f"copy{k}", label))
+    labels = write_labels(in_tmp / "labels.csv", rows)
+    counts = stage.run(raw, labels, in_tmp / "curated", Ingest(size=32, multi_label="all"))
+    assert counts["reasons"] == {"conflicting_labels": 2, "duplicate": 1}  # the order of findings says nothing
+    assert counts["losses"]["b"] == {"conflicting_labels": 1, "duplicate": 1}
 
 
 @pytest.fixture

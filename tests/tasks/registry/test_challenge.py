@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from model.gan import sampling
 from model.gan.networks import Generator
-from tasks import cli, image_set, paths
+from tasks import cli, image_set, imbalance, paths
 from tasks.classify.arms import TrainingSet
 from tasks.errors import UserError
 from tasks.image_set import ImageSet
@@ -21,7 +21,7 @@ from tasks.registry import challenge, register, versions
 from tasks.synthesize import stage
 from tasks.synthesize.generator import read_generator
 from tests.tasks import projects
-from tests.tasks.sets import NORMAL_DISC, film
+from tests.tasks.sets import NORMAL_DISC, film, write_findings
 
 PASSED = {
     "memorisation": {"passed": True, "why": "None."},
@@ -261,3 +261,13 @@ def test_a_champion_that_does_not_know_a_class_is_not_compared_with(plant: Calla
     result = run()
     assert (result["promote"], result["difference"]) == (False, None)
     assert "it cannot make rare, which the plan asks for" in result["reason"]
+
+
+def test_a_generator_of_single_classes_is_of_no_use_for_films_with_several_findings(project: Path) -> None:
+    shutil.rmtree(paths.CURATED)
+    write_findings(paths.CURATED, side=projects.SIDE)
+    imbalance.run(paths.CURATED, paths.IMBALANCE, paths.IMBALANCE_PLOTS, PARAMS.imbalance)
+    projects.write_generator("msg_gan", seed=1)
+    register.register("msg_gan")
+    with pytest.raises(UserError, match="it learnt from films with one class each, and the films here have several"):
+        run()

@@ -15,14 +15,20 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from mlflow.pyfunc.model import PythonModelContext
 from PIL import Image
 
-from model.gan.sampling import sample
+from model.gan.networks import Generator, NetworkConfig
+from model.gan.sampling import hot, sample, sets_of
+from model.gan.storage import save_generator
 from tasks import paths
 from tasks.errors import UserError
 from tasks.params import MAX_TRUNCATION
 from tasks.registry import register, versions
+from tasks.registry.mlflow_model import Served
 from tasks.synthesize.generator import read_generator
 from tests.services import free_port, mlflow_server, program, serving
 from tests.tasks import projects
@@ -166,3 +172,19 @@ def test_a_version_whose_files_are_lost_is_not_promoted(project: Path) -> None:
             versions.promote(1)
     finally:
         shutil.move(kept, weights)
+
+
+def test_images_of_a_finding_are_served_with_what_its_films_have(tmp_path: Path) -> None:
+    generator = Generator(NetworkConfig(16, width=8, latent_dim=8, classes=3))
+    assert generator.embed is not None
+    torch.nn.init.normal_(generator.embed.weight)
+    sets = {"left": {"left": 1, "left|right": 1}}
+    save_generator(tmp_path, generator, ["left", "normal", "right"], {"sets": sets})
+    served, context = Served(), PythonModelContext({"generator": str(tmp_path)}, None)
+    served.load_context(context)
+    found = served.predict(context, pd.DataFrame([{"label": "left", "count": 6}]))
+    images = np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(png)))) for png in found["png"]])
+    asked = hot(sets_of(sets["left"], 6), ["left", "normal", "right"])
+    assert set(asked.sum(1).tolist()) == {1, 2}
+    np.testing.assert_array_equal(images, sample(generator.eval(), 0, 6, 0, sets=asked))
+    assert not np.array_equal(images, sample(generator, 0, 6, 0))

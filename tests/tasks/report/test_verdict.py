@@ -305,3 +305,64 @@ def test_without_a_pair_of_arms_there_is_no_comparison() -> None:
     params = PARAMS.model_copy(update={"arms": ["real"]})
     result = compare(predictions({"real": 1.0}), CLASSES, ["rare"], params)
     assert decide(result, PLAN)["verdict"] == "not compared"
+
+
+FINDINGS = ["effusion", "hernia", "normal"]
+RARE_FINDINGS = ["effusion", "hernia"]
+
+
+def findings(strength: dict[str, tuple[float, float]], patients: int = 480, unknown: bool = False) -> pd.DataFrame:
+    """Arms that tell effusion and hernia by so many standard deviations; one film in twelve has both.
+
+    With `unknown` it is not known of a third of the films whether they have a hernia, and what is said of those is
+    the contrary of what is true.
+    """
+    rng = np.random.default_rng(0)
+    k = np.arange(patients)
+    there = {"effusion": k % 4 == 0, "hernia": k % 6 == 0}
+    there["normal"] = ~(there["effusion"] | there["hernia"])
+    open_ones = unknown & (rng.random(patients) < 1 / 3)
+    shared = {name: rng.normal(size=patients) for name in FINDINGS}
+    tables = []
+    for arm, separations in strength.items():
+        for seed in (0, 1):
+            table: dict[str, Any] = {"arm": arm, "seed": seed, "split": np.where(k // 12 % 3 == 0, "val", "test")}
+            table |= {"image_id": [f"i{n}" for n in k], "patient_id": [f"p{n}" for n in k]}
+            table["label"] = ["|".join(name for name in FINDINGS if there[name][n]) for n in k]
+            for name, separation in zip(FINDINGS, (*separations, 1.0), strict=True):
+                sign = np.where(open_ones, -1, 1) if name == "hernia" else 1
+                logits = sign * separation * there[name] + shared[name] + 0.1 * rng.normal(size=patients) - 1
+                table[f"p_{name}"] = 1 / (1 + np.exp(-logits))
+                table[f"finding_{name}"] = there[name].astype(int).astype(str)
+            frame = pd.DataFrame(table)
+            frame.loc[open_ones, "finding_hernia"] = ""
+            tables.append(frame)
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_of_several_findings_the_verdict_says_for_which_it_holds() -> None:
+    arms = dict.fromkeys(("real", "duplicate", "classic"), (1.0, 1.0)) | dict.fromkeys(("msg_gan",), (1.0, 3.5))
+    arms |= {"msg_sagan": (0.9, 1.1)}
+    result = compare(findings(arms), FINDINGS, RARE_FINDINGS, PARAMS)
+    found = decide(result, dict.fromkeys(RARE_FINDINGS, 100))
+    assert found["candidate"] == "msg_gan"
+    assert found["words"] == {"effusion": "no evidence", "hernia": "helps"}
+    assert "By class, it helps for hernia, there is no evidence for effusion." in found["sentence"]
+    assert result["test"]["by_class"] == {"effusion": 78, "hernia": 52, "normal": 208}  # 26 have both
+    assert sum(result["test"]["by_class"].values()) > result["test"]["images"] == 312
+    areas = result["arms"]["msg_gan"]
+    assert areas["rare_auprc"]["mean"] == pytest.approx(
+        (areas["auprc_effusion"]["mean"] + areas["auprc_hernia"]["mean"]) / 2, abs=1e-4
+    )
+
+
+def test_films_of_which_a_finding_is_not_known_do_not_count_for_it() -> None:
+    arms = {str(arm): (2.0, 3.0) for arm in PARAMS.arms}
+    table = findings(arms, unknown=True)
+    sure = compare(table, FINDINGS, RARE_FINDINGS, PARAMS)["arms"]["real"]
+    table["finding_hernia"] = ["1" if "hernia" in label else "0" for label in table["label"]]
+    fooled = compare(table, FINDINGS, RARE_FINDINGS, PARAMS)["arms"]["real"]
+    for name in ("auprc_hernia", "recall_hernia", "auroc", "brier", "ece", "macro_f1", "sensitivity_at_90_specificity"):
+        assert sure[name]["mean"] != fooled[name]["mean"], name
+    assert sure["auprc_hernia"]["mean"] > 0.8 > fooled["auprc_hernia"]["mean"]
+    assert sure["auprc_effusion"] == fooled["auprc_effusion"]

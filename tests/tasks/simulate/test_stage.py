@@ -14,7 +14,7 @@ import pytest
 from tasks.errors import UserError
 from tasks.simulate import dicom, radiograph, stage, thorax
 from tasks.simulate.anatomy import Anatomy, Pose, draw_anatomy, draw_pose
-from tasks.simulate.disease import LABELS
+from tasks.simulate.disease import BOTH, LABELS, fluid
 from tasks.simulate.stage import plan, simulate
 
 PATIENTS, SEED, SIZE = 16, 5, 96
@@ -228,3 +228,30 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     table = simulate(tmp_path / "raw", 6, 0, size=64, workers=1)
     assert (tmp_path / "raw" / table["path"][0]).is_file()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_findings_at_once_show_both_and_take_no_more_than_the_air(seed: int) -> None:
+    anatomy, pose = _patient(seed)
+    lungs = thorax.lungs(anatomy, pose, *pose.grid())
+    both, pneumonia, effusion = (
+        fluid(label, anatomy, pose, lungs, seed, 1.05) for label in (BOTH, "pneumonia", "effusion")
+    )
+    assert (both <= lungs.air + 1e-3).all()
+    assert (both >= np.maximum(pneumonia, effusion) - 1e-3).all()
+    assert (both <= pneumonia + effusion + 1e-3).all()
+    assert both.sum() > max(pneumonia.sum(), effusion.sum())
+
+
+def test_two_findings_at_once_change_the_films_of_their_patients_alone(archive: Path, tmp_path: Path) -> None:
+    table = simulate(tmp_path / "both", PATIENTS, SEED, size=SIZE, workers=1, both=0.5)
+    before = pd.read_csv(archive / "labels.csv")
+    changed = (table["label"] == BOTH).to_numpy()
+    assert set(table["label"]) == {*LABELS, BOTH}
+    assert (table["path"] == before["path"]).all()
+    assert set(before.loc[changed, "label"]) == {"pneumonia"}
+    assert (table["label"] == before["label"])[~changed].all()
+    one, other = _files(archive), _files(tmp_path / "both")
+    differ = {path for path in one if one[path] != other[path]}
+    assert differ == {*table.loc[changed, "path"], "labels.csv"}
+    assert {film.label for film in plan(200, 0, both=1.0)} == {"normal", "effusion", BOTH}

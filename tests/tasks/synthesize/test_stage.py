@@ -350,3 +350,44 @@ def test_the_command_says_when_it_cannot_screen(model: Path, tmp_path: Path, mon
     found = said(*normal)
     assert "without 1 copies of films" in found
     assert "another set" not in found
+
+
+SETS = {"left": {"left": 3, "left|right": 2}, "right": {"left|right": 2, "right": 1}, "normal": {"normal": 26}}
+
+
+@pytest.fixture(scope="module")
+def of_findings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator that learnt from films with several findings."""
+    folder = tmp_path_factory.mktemp("model") / "msg_gan"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = Generator(NetworkConfig(16, width=8, latent_dim=8, classes=3))
+        assert generator.embed is not None
+        torch.nn.init.normal_(generator.embed.weight)
+    save_generator(folder, generator, ["left", "normal", "right"], {"data_digest": "d1", "sets": SETS})
+    return folder
+
+
+def test_images_of_a_finding_come_with_what_its_films_have(of_findings: Path, tmp_path: Path) -> None:
+    stage.run(of_findings, tmp_path / "out", {"left": 100, "normal": 7, "right": 30}, SEED)
+    drawn = image_set.load(tmp_path / "out")
+    left = drawn.where(label="left")
+    assert len(left.images) == 100
+    assert (left.manifest["finding_left"] == "1").all()
+    assert left.manifest["label"].value_counts().to_dict() == pytest.approx({"left": 60, "left|right": 40}, abs=2)
+    assert drawn.where(label="right").manifest["label"].value_counts().to_dict() == pytest.approx(
+        {"left|right": 20, "right": 10}, abs=2
+    )
+    assert (drawn.where(label="normal").labels == [[0, 1, 0]]).all()
+    assert len(drawn.manifest[drawn.manifest["finding_right"] == "1"]) > 30  # some were drawn for left
+    assert len({image.tobytes() for image in drawn.images}) == 137
+
+
+def test_image_k_of_a_finding_is_the_same_in_every_form_and_count(of_findings: Path, tmp_path: Path) -> None:
+    stage.run(of_findings, tmp_path / "many", {"right": 40, "left": 3}, SEED)
+    stage.run(of_findings, tmp_path / "few", {"left": 5, "right": 9}, SEED, "png")
+    many = image_set.load(tmp_path / "many")
+    for label, count in (("right", 9), ("left", 3)):
+        files = sorted((tmp_path / "few" / label).iterdir())[:count]
+        images = np.stack([np.asarray(Image.open(file)) for file in files])
+        np.testing.assert_array_equal(many.where(label=label).images[:count], images)
