@@ -135,8 +135,8 @@ def read_labels(
     `files` are all files of the source, relative to it, with slashes; `pseudonym(kind, identifier)` is asked for the
     kinds patient_id, instance_id and so on. `classes` are those of `ingest.classes`, which may look like a missing
     value, and without a column `label` name the columns of findings; `uncertain` is `ingest.uncertain`. With `together`
-    rows about one film are its findings together, and do not contradict each other. The formats of public sets are
-    those of `public_labels`.
+    rows about one film, or one exam, are its findings together, and do not contradict each other; those about a patient
+    do, for they may be of different times. The formats of public sets are those of `public_labels`.
 
     Raises UserError when `path` is not what the format takes, lacks a column, or holds a label that is no class name.
     """
@@ -159,7 +159,7 @@ def read_labels(
         raise UserError(f"{path} is a folder, but format {label_format} takes a table; set ingest.labels to that file")
     table = open_table(path)
     keyed = _keyed_rows(table, label_format, classes, uncertain)
-    rows = _collect(table, keyed, Places(keyed.kind, files), pseudonym, classes, together)
+    rows = _collect(table, keyed, Places(keyed.kind, files), pseudonym, classes, together and keyed.kind != "patient")
     read = f", {table.said}" if table.said else ""
     specific = f" (more specific than {' and '.join(keyed.passed)})" if keyed.passed else ""
     caveat = f"; {about.sentence}" if about.sentence else ""

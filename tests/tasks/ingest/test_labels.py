@@ -291,6 +291,12 @@ def test_rows_about_one_film_are_its_findings_together_where_all_are_asked_for(t
     both = by_path(labels, "a/two.dcm")
     assert both is not None
     assert decide(both, [], "all")[0] == "conflicting_labels"  # nothing and something
+    for column, kind, conflict in (("AccessionNumber", "accession", False), ("PatientID", "patient", True)):
+        path = csv_file(tmp_path / "t.csv", f"{column},label\nE1,x\nE1,y\n")
+        of_exam = read_labels(path, "table", FILES, pseudonym, together=True)
+        found = of_exam.find("any", {kind: pseudonym(f"{kind}_id", "E1")}, "")
+        assert found is not None
+        assert found.conflict is conflict  # a patient may have had them at different times
 
 
 def test_rsna(read: Callable[..., Labels]) -> None:
