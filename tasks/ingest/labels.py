@@ -194,7 +194,8 @@ def decide(entry: Entry | None, classes: Sequence[str], multi_label: str) -> str
             return "conflicting_labels", "the labels say both a finding and that there is none"
         return AND.join(sorted(found))
     if len(found) > 1 and not (multi_label == "first" and classes):
-        return "several_labels", f"the labels give {len(found)} classes, and ingest.multi_label leaves such files out"
+        how = "ingest.multi_label leaves such files out (all takes every finding)"
+        return "several_labels", f"the labels give {len(found)} classes, and {how}"
     return found[0]
 
 

@@ -470,7 +470,7 @@ def test_sentences_hold_counts_and_no_values() -> None:
     )
     assert decide(entry, [], "leave_out") == (
         "several_labels",
-        "the labels give 2 classes, and ingest.multi_label leaves such files out",
+        "the labels give 2 classes, and ingest.multi_label leaves such files out (all takes every finding)",
     )
 
 
