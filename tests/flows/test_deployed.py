@@ -77,10 +77,11 @@ def with_first_films(base: Path) -> Project:
 
 def plant(project: Path) -> None:
     """Generators of the project draw planted films from now on; who looks for copies of films, and counts, is real."""
-    stage, real = project / "tasks/synthesize/stage.py", "from model.gan.sampling import batches\n"
+    stage, real = project / "tasks/synthesize/stage.py", "from model.gan.sampling import batches, hot, sets_of\n"
     text = stage.read_text(encoding="utf-8")
     assert text.count(real) == 1
-    stage.write_text(text.replace(real, f"from {films.__name__} import batches\n"), encoding="utf-8")
+    planted = f"from {films.__name__} import batches\n" + real.replace("batches, ", "")
+    stage.write_text(text.replace(real, planted), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
