@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from model.classifier import Classifier, of_findings
 from model.gan.layers import channels_last
 from model.training import augment
+from model.training.batches import by_class
 from model.training.checkpoint import Groups, load_optimizer, optimizer_tensors
 from model.training.distributed import Ranks
 
@@ -39,12 +40,8 @@ class AuxiliaryClassifier:
         channels_last(self.network)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         self.labels = labels
-        if labels.dim() == 1:
-            self.order = torch.argsort(labels, stable=True)  # class by class
-            self.counts = torch.bincount(labels, minlength=classes)
-        else:
-            self.counts = (labels == 1).sum(0)
-            self.order = torch.nonzero(labels.T == 1)[:, 1]
+        members = by_class(labels, classes)
+        self.order, self.counts = torch.cat(members), torch.tensor([len(some) for some in members])
 
     def step(self) -> None:
         """One update, on real films."""

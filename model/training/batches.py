@@ -7,9 +7,10 @@ from torch import Tensor
 from model.gan.layers import GROUP
 
 
-def of_class(labels: Tensor, label: int) -> Tensor:
-    """bool (N,): which images are of a class; `labels` (N,), or of several findings (N, K), 1 where there."""
-    return labels == label if labels.dim() == 1 else labels[:, label] == 1
+def by_class(labels: Tensor, classes: int) -> list[Tensor]:
+    """Places of each class's images, int64, rising; `labels` (N,), or of several findings (N, K), 1 where there."""
+    there = labels[:, None] == torch.arange(classes, device=labels.device) if labels.dim() == 1 else labels == 1
+    return [torch.nonzero(there[:, label]).flatten() for label in range(classes)]
 
 
 class BalancedSampler:
@@ -23,7 +24,7 @@ class BalancedSampler:
 
     def __init__(self, labels: Tensor, classes: int, generator: torch.Generator) -> None:
         self.labels = labels
-        self.members = [torch.nonzero(of_class(labels, label)).flatten() for label in range(classes)]
+        self.members = by_class(labels, classes)
         if empty := [label for label, members in enumerate(self.members) if len(members) == 0]:
             raise ValueError(f"no images of class {empty[0]} to train on")
         self.generator = generator

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from model.gan.networks import Generator
 from model.gan.sampling import latents, render
 from model.measures.similarity import WINDOW, frechet_distance, ms_ssim_pairs, near_duplicates_above
-from model.training.batches import of_class
+from model.training.batches import by_class
 from model.training.judge import Judge
 
 SIDE = 64  # larger images are averaged down to this first, so that a tick costs the same at any size
@@ -74,7 +74,7 @@ class CollapseGuard:
         self.classes, self.warmup_kimg, self.patience = tuple(classes), warmup_kimg, patience
         self.count = min(SYNTHETIC, max(ALL_SYNTHETIC // len(self.classes), 16))
         every = torch.from_numpy(np.asarray(labels))
-        members = [torch.nonzero(of_class(every, label)).flatten().numpy() for label in range(len(self.classes))]
+        members = [some.numpy() for some in by_class(every, len(self.classes))]
         sizes = [len(some) for some in members]
         if 0 in sizes:
             raise ValueError(f"no images of class {self.classes[sizes.index(0)]!r} to compare a generator with")

@@ -13,7 +13,7 @@ import torch
 from model.classifier import Classifier, ClassifierConfig, logits, train_classifier
 from model.training import augment
 from model.training.auxiliary import PROBABILITY
-from model.training.batches import of_class
+from model.training.batches import by_class
 
 STEPS, BATCH, LEARNING_RATE = 250, 32, 0.01
 LOOKED_AT = 200
@@ -69,8 +69,7 @@ def _batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Every class equally often, each image changed afresh."""
     rng, random = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    every = torch.from_numpy(labels)
-    members = [torch.nonzero(of_class(every, label)).flatten().numpy() for label in range(classes)]
+    members = [some.numpy() for some in by_class(torch.from_numpy(labels), classes)]
     while True:
         y = rng.integers(classes, size=BATCH)
         chosen = [rng.choice(members[label]) for label in y]

@@ -77,11 +77,10 @@ def with_first_films(base: Path) -> Project:
 
 def plant(project: Path) -> None:
     """Generators of the project draw planted films from now on; who looks for copies of films, and counts, is real."""
-    stage, real = project / "tasks/synthesize/stage.py", "from model.gan.sampling import batches, hot, sets_of\n"
+    stage = project / "tasks/synthesize/stage.py"
     text = stage.read_text(encoding="utf-8")
-    assert text.count(real) == 1
-    planted = f"from {films.__name__} import batches\n" + real.replace("batches, ", "")
-    stage.write_text(text.replace(real, planted), encoding="utf-8")
+    assert " in batches(" in text  # which the last line of the module gives another meaning
+    stage.write_text(f"{text}\nfrom {films.__name__} import batches\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -34,16 +35,20 @@ PLAN = {"épanchement": 5, "normal": 3}
 SEED = Synthesize(seed=4)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "msg_gan"
+def untrained(folder: Path, classes: list[str], facts: dict[str, Any]) -> Path:
+    """A generator whose classes differ, as if trained."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        generator = Generator(NetworkConfig(16, width=8, latent_dim=8, classes=2))
+        generator = Generator(NetworkConfig(16, width=8, latent_dim=8, classes=len(classes)))
         assert generator.embed is not None
-        torch.nn.init.normal_(generator.embed.weight)  # as if trained: classes start alike
-    save_generator(folder, generator, CLASSES, {"data_digest": "d1"})
+        torch.nn.init.normal_(generator.embed.weight)  # classes start alike
+    save_generator(folder, generator, classes, facts)
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained(tmp_path_factory.mktemp("model") / "msg_gan", CLASSES, {"data_digest": "d1"})
 
 
 @pytest.fixture(scope="module")
@@ -358,14 +363,8 @@ SETS = {"left": {"left": 3, "left|right": 2}, "right": {"left|right": 2, "right"
 @pytest.fixture(scope="module")
 def of_findings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generator that learnt from films with several findings."""
-    folder = tmp_path_factory.mktemp("model") / "msg_gan"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        generator = Generator(NetworkConfig(16, width=8, latent_dim=8, classes=3))
-        assert generator.embed is not None
-        torch.nn.init.normal_(generator.embed.weight)
-    save_generator(folder, generator, ["left", "normal", "right"], {"data_digest": "d1", "sets": SETS})
-    return folder
+    facts = {"data_digest": "d1", "sets": SETS}
+    return untrained(tmp_path_factory.mktemp("model") / "msg_gan", ["left", "normal", "right"], facts)
 
 
 def test_images_of_a_finding_come_with_what_its_films_have(of_findings: Path, tmp_path: Path) -> None:
