@@ -112,10 +112,17 @@ def oracle(side: int) -> Classifier:
 def settings(variant: str) -> dict[str, Any]:
     """Of both networks and the training, as JSON knows them, without the seed."""
     network, config = configs(variant, 0)
-    start = {name: value for name, value in VARIANTS[variant].items() if name == "head_start"}
-    every: dict[str, Any] = json.loads(json.dumps(asdict(network) | asdict(config) | start))
+    every: dict[str, Any] = json.loads(json.dumps(asdict(network) | asdict(config)))
+    if begun_with := VARIANTS[variant].get("head_start"):
+        every["head_start"] = f"{begun_with} {_weights(begun_with, network.resolution)[:12]}"
     del every["seed"]
     return every
+
+
+@cache
+def _weights(name: str, side: int) -> str:
+    """Digest of the head start that ships."""
+    return HeadStart.load(packaged(name, side), ["normal"]).digest()
 
 
 def configs(variant: str, seed: int) -> tuple[NetworkConfig, TrainConfig]:

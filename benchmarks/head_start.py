@@ -50,7 +50,7 @@ WORK = Path(".xraysynth/benchmarks/head_start")
 PATIENTS, SEED = 4800, 1_000_000  # `xraysynth simulate` takes no seed so high: nobody's demonstration has these films
 # Folder, side, kimg and gamma of each training, which goes on from the one before. The strong penalty is for the start:
 # outlines come three times sooner, and no detail after them (R3GAN, arXiv 2501.05441, lowers its gamma too).
-STEPS = (("begun", 128, 12.0, 100.0), ("128", 128, 30.0, 10.0), ("64", 64, 5.0, 10.0))
+STEPS = (("begun", 128, 12.0, 100.0), ("longer", 128, 30.0, 10.0), ("128", 128, 48.0, 10.0), ("64", 64, 5.0, 10.0))
 SIDES = (128, 64)
 ROWS = Path("benchmarks/results/head_start.jsonl")
 SETS: dict[str, dict[str, Any]] = {"NIH": NIH, "Kermany, 10 : 1": IMBALANCED}
@@ -172,7 +172,10 @@ def card() -> str:
         )
         for (side, name), of in found.items()
     )
-    steps = "; ".join(f"{1000 * kimg:,.0f} images at {side} px, gamma {gamma:g}" for _, side, kimg, gamma in STEPS)
+    steps = "\n".join(
+        f"  {number}. {1000 * kimg:,.0f} images at {side} px, gamma {gamma:g}"
+        for number, (_, side, kimg, gamma) in enumerate(STEPS, 1)
+    )
     return f"""# Head start
 
 Generators and discriminators of MSG-GAN and MSG-SAGAN, width {config["network"]["width"]}, in half precision. They have
@@ -183,8 +186,9 @@ learnt from simulated films alone: **nobody's films**, no patient's data.
   simulated archive has a film in common with them
 - made by `python -m benchmarks.head_start films | train | export`, with the default settings of `TrainConfig` but for
   length and gamma; those of 64 px went on from those of 128; machine: {facts["machine"]}
-- in {len(STEPS)} steps: {steps};
-  of those that ship the first step ended at 11,800 images (msg_sagan) and 13,100 (msg_gan)
+- in {len(STEPS)} steps, each with the networks of the one before and a new optimiser; of those that ship the first
+  ended at 11,800 images (msg_sagan) and 13,100 (msg_gan):
+{steps}
 - **no noise a pixel**: with it the generator draws ribs as grain
 - licence: Apache-2.0
 
