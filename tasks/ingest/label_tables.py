@@ -91,23 +91,30 @@ class Table:
             yield Row(name, findings(text), "".join(patients))
 
     def rows_of_columns(
-        self, key: str, findings: Mapping[str, str], patient: str | None, uncertain: Uncertain, none: str = ""
+        self,
+        key: str,
+        findings: Mapping[str, str],
+        patient: str | None,
+        uncertain: Uncertain,
+        none: str = "",
+        empty_is_negative: bool = False,
     ) -> Iterator[Row]:
         """The rows of a table with a column a finding, `findings` by column: 1, 0, -1 (uncertain) or empty.
 
-        `uncertain` "ignore": what is uncertain or empty is not known; "positive", "negative": what is uncertain is
-        that, and what is empty is not there. `none` is the finding of films that have none, whether or not it has a
-        column: of a film with 0 in all columns. Raises UserError for another value.
+        `uncertain` "ignore": what is uncertain is not known, and what is empty neither, unless `empty_is_negative`;
+        "positive", "negative": what is uncertain is that, and what is empty is not there. `none` is the finding of
+        films that have none, whether or not it has a column: of a film without any in all columns. Raises UserError
+        for another value.
         """
         patients = [patient] if patient else []
+        unsure = {-1: uncertain == "ignore", None: uncertain == "ignore" and not empty_is_negative}
         for name, *cells in self.rows(key, *patients, *findings):
             said = {
                 finding: self._number(cell)
                 for finding, cell in zip(findings.values(), cells[len(patients) :], strict=True)
             }
             there = [name for name, value in said.items() if value == 1 or (value == -1 and uncertain == "positive")]
-            known = (0, 1) if uncertain == "ignore" else (0, 1, -1, None)
-            unknown = [name for name, value in said.items() if value not in known and name != none]
+            unknown = [name for name, value in said.items() if unsure.get(value) and name != none]
             if none in there:
                 there, unknown = [name for name in there if name != none] or [none], []
             elif none and not (there or unknown) and said.get(none) != 0:

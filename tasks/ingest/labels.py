@@ -180,7 +180,7 @@ def decide(entry: Entry | None, classes: Sequence[str], multi_label: str) -> str
     Only findings among `classes` count, or all when `classes` is empty. Of several, `multi_label` "first" takes the
     first in the order of `classes`; "leave_out" refuses the file; "all" takes them all, sorted and joined by AND.
     """
-    if entry is not None and multi_label == "all" and entry.unknown and not (entry.findings or entry.conflict):
+    if entry is not None and entry.unknown and not (entry.findings or entry.conflict):
         return "uncertain", f"the labels are sure of no finding, and of {len(entry.unknown)} they do not know"
     if entry is None or not (entry.findings or entry.conflict):
         return "no_label", "the labels say nothing of this file"  # see Labels.nothing_said

@@ -100,8 +100,12 @@ def _votes(said: Iterable[tuple[str, str, str]]) -> Iterator[Row]:
 
 
 def _chexpert(table: Table, uncertain: Uncertain) -> tuple[str, Iterator[Row]]:
-    """A column a finding. "No Finding" may stand beside "Support Devices": then that is what the film shows, and of the
-    others none."""
+    """A column a finding: 1, 0, -1 (uncertain), or empty where the report does not mention it.
+
+    What is not mentioned is not there, as in the table of the paper (its negatives are all that is neither positive nor
+    uncertain) and in the models of it: `ingest.uncertain` is about -1 alone. "No Finding" may stand beside "Support
+    Devices": then that is what the film shows, and of the others none.
+    """
     needed = ", ".join([*CHEXPERT_FACTS[:1], CHEXPERT_FACTS[3], "and a column for each finding"])
     path, view = table.needed(CHEXPERT_FACTS[0], needed), table.needed(CHEXPERT_FACTS[3], needed)
     facts = {column for name in CHEXPERT_FACTS if (column := table.column(name))}
@@ -110,7 +114,7 @@ def _chexpert(table: Table, uncertain: Uncertain) -> tuple[str, Iterator[Row]]:
         table.refuse("no findings", needed)
 
     def frontal() -> Iterator[Row]:
-        said = table.rows_of_columns(path, findings, None, uncertain, CHEXPERT_NONE)
+        said = table.rows_of_columns(path, findings, None, uncertain, CHEXPERT_NONE, empty_is_negative=True)
         for row, (seen,) in zip(said, table.rows(view), strict=True):
             if seen.casefold() != "lateral":
                 match = CHEXPERT_PATIENT.search(row.key.replace("\\", "/"))

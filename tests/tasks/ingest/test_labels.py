@@ -195,9 +195,12 @@ CheXpert-v1.0-small/train/patient00002/study2/view1_frontal.jpg,Female,87,Fronta
 CheXpert-v1.0-small/train/patient00002/study2/view2_lateral.jpg,Female,87,Lateral,,,-1.0,-1.0,1.0,
 CheXpert-v1.0-small/train/patient00003/study1/view1_frontal.jpg,Male,41,Frontal,PA,,,-1.0,0.0,
 CheXpert-v1.0-small/train/patient00004/study1/view1_frontal.jpg,Male,20,Frontal,PA,1.0,0.0,,,
+CheXpert-v1.0-small/train/patient00005/study1/view1_frontal.jpg,Male,33,Frontal,PA,,1.0,,,
+CheXpert-v1.0-small/train/patient00006/study1/view1_frontal.jpg,Female,52,Frontal,AP,,,,,
 """
 CHEXPERT_FILES = [
     *(f"train/patient0000{k}/study{study}/view1_frontal.jpg" for k, study in ((1, 1), (2, 2), (3, 1), (4, 1))),
+    *(f"train/patient0000{k}/study1/view1_frontal.jpg" for k in (5, 6)),
     "train/patient00002/study2/view2_lateral.jpg",
 ]
 
@@ -221,19 +224,19 @@ CHEXPERT_FILES = [
 def test_chexpert_by_each_policy_of_what_is_uncertain(
     uncertain: Uncertain, second: Entry, third: Entry, tmp_path: Path
 ) -> None:
+    """The policy is about -1; what a report does not mention, an empty cell, is not there by any of them."""
     path = csv_file(tmp_path / "train.csv", CHEXPERT)
     labels = read_labels(path, "chexpert", CHEXPERT_FILES, pseudonym, uncertain=uncertain)
-    unknown: list[tuple[str, ...]] = [
-        ("Lung Opacity", "Pneumonia", "Support Devices"),
-        ("Lung Opacity", "Pneumonia", "Support Devices"),
-    ]
+    unknown: list[tuple[str, ...]] = [("Lung Opacity", "Pneumonia"), ("Pneumonia",)]
     if uncertain != "ignore":
         unknown = [(), ()]
     found = [by_path(labels, file) for file in CHEXPERT_FILES]
     assert found[0] == Entry(("Support Devices",), patient("patient00001"))  # devices are no disease: the rest is known
     assert found[1:3] == [replace(one, unknown=names) for one, names in zip((second, third), unknown, strict=True)]
     assert found[3] == Entry(("No Finding",), patient("patient00004"))
-    assert found[4] is None  # lateral
+    assert found[4] == Entry(("Lung Opacity",), patient("patient00005"))
+    assert found[5] == Entry(("No Finding",), patient("patient00006"))  # neither present nor uncertain
+    assert found[6] is None  # lateral
     assert "lateral views are left out" in labels.sentence
     assert "patient0" not in labels.sentence
 
@@ -450,7 +453,7 @@ def test_kermany_where_name_and_folder_disagree(read: Callable[..., Labels]) -> 
         (Entry(("a", "normal")), [], "all", "conflicting_labels"),
         (Entry(("a", "normal")), ["a"], "all", ("a",)),
         (Entry((), unknown=("a",)), [], "all", "uncertain"),
-        (Entry((), unknown=("a",)), [], "leave_out", "no_label"),
+        (Entry((), unknown=("a",)), [], "leave_out", "uncertain"),
         (Entry(("b",), unknown=("a",)), [], "all", ("b",)),
     ],
 )
