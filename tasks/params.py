@@ -102,7 +102,7 @@ class Ingest(Section):
     label_format: LabelFormat = "table"
     label_tag: str = ""
     classes: Annotated[list[str], AfterValidator(_unique)] = []
-    multi_label: Literal["leave_out", "first", "all"] = "leave_out"
+    multi_label: Literal["auto", "leave_out", "first", "all"] = "auto"
     uncertain: Uncertain = "ignore"
     size: Annotated[Side, Field(ge=16, le=1024)] = 128
     fit: Fit = "pad"

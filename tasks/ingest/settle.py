@@ -47,12 +47,14 @@ class Settled:
     """`taken`: films with their paths. `refused`: a row for each of the others. `borne`: films by finding.
 
     `forms`: the films taken by label and by what they came as and how they are shown, e.g. "PNG, as stored".
+    `decision`: what `multi_label` auto makes of them, and why, for the log; '' where the params say it.
     """
 
     taken: list[tuple[str, Taken]]
     refused: list[Quarantined]
     borne: Counter[str]
     forms: Counter[tuple[str, str]]
+    decision: str
 
     def labels(self) -> Counter[str]:
         """Films taken, by class."""
@@ -73,7 +75,7 @@ def settle(
     path; `record(digest)` is what the store keeps of a film. `unread` are refused already.
     """
     refused: list[Quarantined] = []
-    films: list[tuple[str, str, Taken]] = []
+    films: list[tuple[str, str, Taken, str]] = []
     borne: Counter[str] = Counter()
     first: dict[str, Taken] = {}  # by picture
     conflicts: dict[str, tuple[str, str]] = {}  # by picture: reason and sentence
@@ -81,9 +83,10 @@ def settle(
         entry = table.find(row.path, {}, "")
         borne.update(entry.findings if entry else ())
         refused.append(replace(row, classes=_classes(entry, params.classes)))
+    entries, readable = _looked_up(digests, record, table)
+    params, decision = _decided(readable, params)
     for path, digest in digests.items():
-        film = record(digest)
-        entry = table.find(path, film["ids"], film["label"])
+        film, entry = record(digest), entries[path]
         borne.update(entry.findings if entry else ())
         answer = _label_and_patient(path, film, entry, table, params, pseudonym)
         if isinstance(answer, Quarantined):
@@ -97,9 +100,10 @@ def settle(
             conflicts.setdefault(
                 picture, ("conflicting_patients", "the same picture comes as that of several patients")
             )
-        films.append((path, picture, taken))
+        films.append((path, picture, taken, sys.intern(_form(film))))
     kept: list[tuple[str, Taken]] = []
-    for path, picture, taken in films:
+    forms: Counter[tuple[str, str]] = Counter()
+    for path, picture, taken, form in films:
         if picture in conflicts:
             refused.append(Quarantined(path, *conflicts[picture], taken.digest, taken.findings))
         elif first[picture] is not taken:
@@ -107,8 +111,8 @@ def settle(
             refused.append(Quarantined(path, "duplicate", sentence, taken.digest, taken.findings))
         else:
             kept.append((path, taken))
-    forms = Counter((taken.label, _form(record(taken.digest))) for _, taken in kept)
-    return Settled(kept, refused, borne, forms)
+            forms[taken.label, form] += 1
+    return Settled(kept, refused, borne, forms, decision)
 
 
 def assign_splits(
@@ -179,6 +183,42 @@ def far_off(splits: Sequence[str], asked: Split) -> Iterator[str]:
                 f"the {name} split has {counts[name]:,} of {len(splits):,} films, {share:.0%} where {wanted:.0%} of "
                 "the patients were asked for, since some have many films; another ingest.seed draws other patients"
             )
+
+
+def _looked_up(
+    digests: Mapping[str, str], record: Callable[[str], Mapping[str, Any]], table: Labels
+) -> tuple[dict[str, Entry | None], list[Entry | None]]:
+    """By path what the labels say of each film, and a list of what they say of those that can be taken."""
+    entries: dict[str, Entry | None] = {}
+    readable: list[Entry | None] = []
+    for path, digest in digests.items():
+        film = record(digest)
+        entries[path] = table.find(path, film["ids"], film["label"])
+        if not film["reason"]:
+            readable.append(entries[path])
+    return entries, readable
+
+
+def _decided(entries: Sequence[Entry | None], params: Ingest) -> tuple[Ingest, str]:
+    """The params with "all" or "leave_out" in place of `multi_label` auto, and for the log what was decided and why.
+
+    What counts is one label that says several findings of a film: a cell "A|B", a 1 in two columns. Rows that differ
+    are not joined for it, for they may contradict each other; nor are folders within folders.
+    """
+    if params.multi_label != "auto":
+        return params, ""
+    in_folders = params.label_format == "folder"
+    labels = [decide(entry, params.classes, "all") for entry in entries if not in_folders]
+    several = sum(isinstance(label, str) and AND in label for label in labels)
+    if several:
+        decision = (
+            f"several findings a film: {several:,} of {len(entries):,} films have more than one in their label, and "
+            "each of them counts; ingest.multi_label: leave_out would leave these films out and keep one class a film"
+        )
+    else:
+        why = "as label_format folder has it" if in_folders else "for no label of a film says several findings"
+        decision = f"one class a film, {why}; ingest.multi_label: all would take all rows about a film together"
+    return params.model_copy(update={"multi_label": "all" if several else "leave_out"}), decision
 
 
 def _form(film: Mapping[str, Any]) -> str:

@@ -154,7 +154,7 @@ def _read_labels(path: Path, files: list[str], params: Ingest, pseudonym: Pseudo
 
 def _tell(settled: Settled, counts: dict[str, Any], table: Labels, params: Ingest) -> None:
     """What came of the films, by class, and what is easily overlooked."""
-    for line in ("films by class:", *by_class(settled.labels(), counts["losses"])):
+    for line in filter(None, (settled.decision, "films by class:", *by_class(settled.labels(), counts["losses"]))):
         print(line, flush=True)
     if several := sum(len(row.findings) > 1 for _, row in settled.taken):
         print(f"films with several findings, counted in each of them: {several:,}", flush=True)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from benchmarks import kills
 from tasks import cli, image_set
 from tasks.errors import UserError
 from tasks.files import written_whole
@@ -258,13 +259,67 @@ class TestBeforeTheWork:
         )
 
 
+SEVERAL = "several findings a film: 2 of 13 films have more than one in their label, and each of them counts; "
+ONE = "one class a film, for no label of a film says several findings; ingest.multi_label: all would take all rows"
+
+
+class TestWhetherFilmsHaveSeveralFindings:
+    @pytest.mark.parametrize(
+        ("odd", "classes", "sentence"),
+        [
+            ([["a|b"], ["b;a"]], [], SEVERAL),
+            ([["a|b"], ["a|b", "a"]], ["a", "b"], SEVERAL.replace("2 of", "1 of")),  # one contradicts itself
+            ([["a|c"], ["b|c"]], ["a", "b"], ONE),  # of what is asked for one each
+            ([["a|normal"], ["a", "b"]], [], ONE),  # contradictions, in a row and between rows
+            ([["1,1,0"], ["1,1,"]], ["a", "b"], SEVERAL),
+            ([["1,0,1"], ["0,1,-1"]], ["a", "b"], ONE),
+        ],
+        ids=["cells", "with contradictions", "other classes", "contradictions", "columns", "other columns"],
+    )
+    def test_one_label_that_says_several_decides_and_rows_that_differ_do_not(
+        self, odd: list[list[str]], classes: list[str], sentence: str, said: Said
+    ) -> None:
+        """A slip in a long table of single classes must not change what the whole set is."""
+        wide = "," in odd[0][0]
+        plain = ["1,0,0", "0,1,0"] if wide else ["a", "b"]
+        labels = [*odd, *([plain[k % 2]] for k in range(10))]
+        for k in range(len(labels)):
+            film(f"{k}", k)
+        film("lateral", 99, ViewPosition="LL")
+        film("twice", 11)
+        rows = [f"{k},{label}" for k, row in enumerate(labels) for label in row]
+        rows += [f"lateral,{'1,1,1' if wide else 'a|b|c'}", f"twice,{plain[1]}"]  # of which neither is taken
+        header = "path,a,b,c" if wide else "path,label"
+        curate(rows, header, classes=classes, check=True)
+        assert f"\n{sentence}" in said()
+        curate(rows, header, classes=classes)
+        assert f"\n{sentence}" in said()
+        films, auto = image_set.load(Path("curated")), kills.files(Path("curated"))
+        assert films.several == ("a|b" in set(films.manifest["label"])) == (sentence != ONE)
+
+        curate(rows, header, classes=classes, multi_label="leave_out" if sentence == ONE else "all")
+        assert "would" not in said()
+        joined = sentence != ONE and len(odd[1]) > 1  # all takes them together, auto leaves them out
+        assert (kills.files(Path("curated")) == auto) != joined
+
+    def test_values_of_an_element_do_and_folders_within_folders_do_not(self, said: Said) -> None:
+        for k in range(9):
+            film(f"{'a/b' if k > 6 else 'ab'[k % 2]}/{k}", k, StudyDescription=["a", "b", ["a", "b"]][k % 3])
+        raw, out, params = Path("raw"), Path("curated"), Ingest(label_format="folder", classes=["a", "b"])
+        assert stage.check(raw, raw, out, params)["reasons"] == {"several_labels": 2}
+        assert "one class a film, as label_format folder has it" in said()
+        by_tag = params.model_copy(update={"label_format": "dicom_tag", "label_tag": "StudyDescription"})
+        assert stage.check(raw, raw, out, by_tag)["reasons"] == {}
+        assert "several findings a film: 3 of 9 films" in said()
+
+
 class TestLosses:
     def test_losses_by_class_and_reason_are_said_and_kept(self, said: Said) -> None:
         for k in range(10):
             film(f"{k}", k, ViewPosition="LL" if k in (4, 5) else "PA")
         film("twice", 0)
         rows = [f"{k},{'ab'[k % 2]}" for k in range(8)]
-        counts = curate([*rows, "8,a|b", "twice,a", "gone,b"])
+        counts = curate([*rows, "8,a|b", "twice,a", "gone,b"], multi_label="leave_out")
         assert counts["losses"] == {
             "a": {"duplicate": 1, "lateral_view": 1, "several_labels": 1},
             "b": {"lateral_view": 1, "no_film": 1, "several_labels": 1},
