@@ -36,7 +36,7 @@ def run(curated_folder: Path, out: Path, counts: Mapping[str, int], settings: In
     if counts and real.several:
         raise UserError(
             f"films in {curated_folder} may have several findings, and the arms of phantom draw films of one each; "
-            "leave them out of classify.arms"
+            "leave them out of classify.arms, or films with several by ingest.multi_label: leave_out"
         )
     of = {label: params.of.get(label, label) for label in counts}
     if unknown := [label for label, simulated in of.items() if simulated not in get_args(Label)]:

@@ -30,7 +30,7 @@ Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 ADD_NOTHING = ("real", "class_weight")
 NO_TSTR = (
     "classify.tstr takes synthetic images in place of all films of the rare classes, and films with several findings "
-    "have those of other classes too; set it to false"
+    "have those of other classes too; set it to false, or leave these films out by ingest.multi_label: leave_out"
 )
 
 

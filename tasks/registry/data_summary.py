@@ -6,17 +6,19 @@ apart that were added later, it holds four bytes of a digest of each one's pixel
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tasks.image_set import ImageSet
+from tasks.image_set import ImageSet, has
 
 GREY_BINS = 16  # of the histogram of pixels, 0 to 255
 MOST_BINS = 10  # of the films by a statistic: deciles, where there are enough films
 FEWEST = 5  # films of a class, and in a bin: fewer would tell of single films
 EPSILON = 1e-6
+OTHER_SETS = ""  # of findings: those of fewer than FEWEST films, together
 
 Summary = dict[str, Any]
 
@@ -24,7 +26,8 @@ Summary = dict[str, Any]
 def summarise(images: ImageSet) -> Summary:
     """Of a train split: "size" (pixels), "counts" by class, "seen" (`marks`, sorted), and "images".
 
-    In the latter stand, by class, where it has FEWEST films or more, of each of `statistics`: mean, sd, the inner edges
+    Where films have several findings, "sets" are their counts by set of findings, "a|b", the few of rare ones together.
+    In "images" stand, by class, where it has FEWEST films or more, of each of `statistics`: mean, sd, the inner edges
     of bins that hold about equally many films (none where there are too few for two bins), and the shares of films in
     these; and "histogram", the shares of the pixels in GREY_BINS bins.
     """
@@ -32,14 +35,22 @@ def summarise(images: ImageSet) -> Summary:
     return {
         "size": int(images.images.shape[-1]),
         "counts": counts(images),
+        **({"sets": _sets(images)} if images.several else {}),
         "seen": sorted(marks(images)),
         "images": {label: _of_class(films) for label, films in classes.items() if len(films) >= FEWEST},
     }
 
 
 def counts(images: ImageSet) -> dict[str, int]:
-    """How many images each class has."""
-    return {label: int((images.manifest["label"] == label).sum()) for label in images.classes}
+    """How many images each class has, those with several findings in each."""
+    return {label: int(has(images.manifest, label).sum()) for label in images.classes}
+
+
+def _sets(images: ImageSet) -> dict[str, int]:
+    found = Counter(images.manifest["label"])
+    result = Counter({names: n for names, n in found.items() if n >= FEWEST})
+    result[OTHER_SETS] = found.total() - result.total()
+    return dict(result)
 
 
 def marks(images: ImageSet) -> list[str]:

@@ -3,9 +3,13 @@
 Compared are the split and, apart, the films in it that the champion has not seen: among many old films a delivery from
 another device would be lost. A warning needs both a change that is large and one that chance does not explain: with
 many films every difference is significant, with few every difference looks large.
+
+Of several findings a film the balance is that of the sets of findings. Each film counts once, so one test is enough;
+and findings that come together more often than before are seen though each is as frequent as it was.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +20,12 @@ from scipy.special import kolmogorov
 from tasks import image_set
 from tasks.files import write_json
 from tasks.registry import CHAMPION, versions
-from tasks.registry.data_summary import FEWEST, Summary, counts, histogram, marks, shares, statistics
+from tasks.registry.data_summary import FEWEST, OTHER_SETS, Summary, counts, histogram, marks, shares, statistics
 
 LARGE_PSI = 0.25  # population stability index: below 0.1 little, above 0.25 a shift (practice of credit scoring)
 LARGE_VARIATION = 0.05  # total variation distance of the class shares
 UNLIKELY = 0.01  # p-value, divided by the number of tests of image statistics (Bonferroni)
+RESAMPLES = 1999  # of the test of sets of findings
 SMALLEST_SHARE = 0.01  # an empty bin counts as this, for the index has a logarithm
 
 Found = dict[str, Any]
@@ -48,6 +53,9 @@ def compare(before: Summary, train: image_set.ImageSet) -> Found:
     """
     found, warnings = _compared(before, train, "The")
     warnings = _other_classes(found["classes"]) + warnings
+    if ("sets" in before) != train.several:
+        learnt, have = ("one class", "several findings")[:: 1 if train.several else -1]
+        warnings.insert(0, f"The champion learnt from films with {learnt} each, and the films now have {have}.")
     side = train.images.shape[-1]
     if before["size"] != side:
         warnings.append(
@@ -68,9 +76,14 @@ def _compared(before: Summary, films: image_set.ImageSet, the: str) -> tuple[Fou
     """classes and images, and the warnings, which begin with `the`; images of another size are left out."""
     now = counts(films)
     classes, images = class_balance(before["counts"], now), {}
+    what, most = "class balance has", ""
+    if films.several or "sets" in before:
+        sets = _balance_of_sets(before, films)
+        classes = {**sets, "counts": classes["counts"], "sets": sets["counts"]}
+        what, most = "sets of findings have", f", most of all {_most_moved(sets['counts'])}"
     warnings = []
     if classes["p"] is not None and classes["p"] < UNLIKELY and classes["total_variation"] > LARGE_VARIATION:
-        warnings.append(f"{the} class balance has moved by {classes['total_variation']:.1%} of the films.")
+        warnings.append(f"{the} {what} moved by {classes['total_variation']:.1%} of the films{most}.")
     if before["size"] == films.images.shape[-1]:
         common = [label for label in before["images"] if now.get(label, 0) >= FEWEST]
         for label in common:
@@ -79,16 +92,36 @@ def _compared(before: Summary, films: image_set.ImageSet, the: str) -> tuple[Fou
     return {"classes": classes, "images": images}, warnings
 
 
-def class_balance(before: Mapping[str, int], now: Mapping[str, int]) -> Found:
-    """Counts before and now, total variation distance of the shares, and p of a chi-square test (None without one)."""
-    from scipy.stats import chi2_contingency  # a second to import, and without a champion there is nothing to compare
+def _balance_of_sets(before: Summary, films: image_set.ImageSet) -> Found:
+    """The `class_balance` of sets of findings; those that the summary does not name are one."""
+    named = before["sets"] if "sets" in before else before["counts"]
+    now = Counter(names if names in named else OTHER_SETS for names in films.manifest["label"])
+    return class_balance(named, now, RESAMPLES)
+
+
+def _most_moved(sets: Mapping[str, Mapping[str, int]]) -> str:
+    b, n = (max(1, sum(count[side] for count in sets.values())) for side in ("before", "now"))
+    name = max(sets, key=lambda name: abs(sets[name]["now"] / n - sets[name]["before"] / b))
+    return f"{name or 'rare or new sets'}, from {sets[name]['before'] / b:.1%} to {sets[name]['now'] / n:.1%}"
+
+
+def class_balance(before: Mapping[str, int], now: Mapping[str, int], resamples: int = 0) -> Found:
+    """Counts before and now, total variation distance of the shares, and p of a chi-square test (None without one).
+
+    With `resamples` p is found by so many random tables: of many categories, of which a small delivery has few films
+    each, the distribution of chi-square is exceeded by chance several times as often as it says.
+    """
+    from scipy.stats import MonteCarloMethod, chi2_contingency  # a second to import, and often nothing to compare
 
     labels = sorted(before.keys() | now.keys())
     counts = np.array([[side.get(label, 0) for label in labels] for side in (before, now)])
     present = counts[:, counts.sum(0) > 0]
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     testable = present.shape[1] > 1 and present.sum(1).all()
-    p = float(chi2_contingency(present).pvalue) if testable else None
+    how: Found = {}
+    if resamples:
+        how = {"correction": False, "method": MonteCarloMethod(resamples, rng=np.random.default_rng(0))}
+    p = float(chi2_contingency(present, **how).pvalue) if testable else None
     return {
         "counts": {label: {"before": int(b), "now": int(n)} for label, b, n in zip(labels, *counts, strict=True)},
         "total_variation": round(float(np.abs(share[0] - share[1]).sum() / 2), 4),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from tasks import paths
+from tasks import image_set, paths
 from tasks.image_set import ImageSet
 from tasks.registry import drift, register, versions
 from tasks.registry.data_summary import statistics, summarise
@@ -108,6 +109,52 @@ def test_a_change_of_the_class_balance_is_named() -> None:
     assert any("class balance has moved by 25.0% of the films" in warning for warning in found["warnings"])
     few = drift.compare(before, films({"normal": 3, "rare": 3}, seed=1))  # no more than chance
     assert few["warnings"] == []
+
+
+def of_sets(counts: dict[str, int], seed: int = 0) -> ImageSet:
+    images = films(counts, seed)
+    classes = sorted({name for names in counts for name in names.split("|")})
+    columns = [image_set.with_findings(names, "", classes) for names in images.manifest["label"]]
+    return ImageSet(images.images, images.manifest.join(pd.DataFrame(columns)), classes, "d")
+
+
+SETS = {"normal": 300, "a": 60, "b": 60, "a|b": 20, "c": 20, "a|c": 8, "b|c": 7, "a|b|c": 3}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_films_with_the_same_sets_of_findings_are_no_drift(seed: int) -> None:
+    old = of_sets(SETS)
+    drawn = pd.Series(list(SETS)).sample(40, replace=True, weights=list(SETS.values()), random_state=seed)
+    delivery = of_sets(dict(Counter(drawn)), seed + 1)
+    found = drift.compare(summarise(old), joined(old, delivery))
+    assert found["warnings"] == []
+    assert found["classes"]["counts"]["c"] == {"before": 38, "now": 38 + int(drawn.str.contains("c").sum())}
+    assert found["images"]["c"]["contrast"]["psi"] < 0.1
+
+
+def test_findings_that_come_together_more_often_are_drift_though_each_is_as_frequent() -> None:
+    now = of_sets({**SETS, "normal": 340, "a": 20, "b": 20, "a|b": 60}, seed=1)
+    found = drift.compare(summarise(of_sets(SETS)), now)
+    assert {name: count["now"] for name, count in found["classes"]["counts"].items()} == {
+        name: count["before"] + 40 * (name == "normal") for name, count in found["classes"]["counts"].items()
+    }
+    assert found["warnings"] == [
+        "The sets of findings have moved by 16.7% of the films, most of all a, from 12.6% to 4.2%."
+    ]
+
+
+def test_a_summary_tells_of_no_rare_set_of_findings() -> None:
+    assert summarise(of_sets(SETS))["sets"] == {**{names: n for names, n in SETS.items() if n >= 5}, "": 3}
+    assert "sets" not in summarise(films(COUNTS))
+
+
+def test_that_films_have_several_findings_now_is_said_first() -> None:
+    single, several = films({"normal": 100, "a": 40, "b": 40}), of_sets({"normal": 100, "a": 40, "b": 39, "a|b": 1}, 1)
+    there, back = (
+        drift.compare(summarise(old), now)["warnings"] for old, now in ((single, several), (several, single))
+    )
+    assert there == ["The champion learnt from films with one class each, and the films now have several findings."]
+    assert back == ["The champion learnt from films with several findings each, and the films now have one class."]
 
 
 def test_new_and_lost_classes_are_named() -> None:
