@@ -323,18 +323,29 @@ def elsewhere(tiny_project: TinyProject, tmp_path: Path) -> TinyProject:
     return replace(tiny_project, path=tmp_path / "project")
 
 
-@pytest.mark.parametrize("key", ["SOPInstanceUID", "PatientID"])
+@pytest.mark.parametrize(
+    ("key", "labels"),
+    [
+        ("SOPInstanceUID", ["normal", "effusion"]),
+        ("PatientID", ["normal", "effusion"]),
+        ("SOPInstanceUID", ["normal", "effusion", f"effusion|pneumonia|{MARK}FB0001"]),
+    ],
+)
 def test_nothing_comes_of_labels_that_are_keyed_by_identifiers(
-    key: str, tiny_project: TinyProject, elsewhere: TinyProject, tmp_path: Path
+    key: str, labels: list[str], tiny_project: TinyProject, elsewhere: TinyProject, tmp_path: Path
 ) -> None:
+    """Of several findings those that are no class may be anything."""
     names = tiny_project.archive.identifiers(key)
-    labels = ["normal" if k % 2 else "effusion" for k in range(len(names))]
+    classes = sorted({name for label in labels for name in label.split("|")[:2]})
+    labels = [labels[k % len(labels)] for k in range(len(names))]
     table = pd.DataFrame({key: names, "label": labels, "PatientName": f"{MARK}FE0001^Jane"})
     table.to_parquet(tmp_path / "labels.parquet")
-    elsewhere.edit_params({"ingest": {"classes": ["normal", "effusion"]}})
+    elsewhere.edit_params({"ingest": {"classes": classes}})
     raw = str(tiny_project.path / "data/raw")
     done = elsewhere.run("xraysynth", "ingest", raw, "curated", "--labels", str(tmp_path / "labels.parquet"))
-    assert len(pd.read_csv(elsewhere.path / "curated/manifest.csv")) == len(tiny_project.archive.simulated)
+    manifest = pd.read_csv(elsewhere.path / "curated/manifest.csv")
+    assert len(manifest) == len(tiny_project.archive.simulated)
+    assert ("effusion|pneumonia" in set(manifest["label"])) == (len(classes) == 3)
     assert leaks(elsewhere.path).keys() == {"curated/quarantine.csv"}
     assert found((elsewhere.path / "curated/quarantine.csv").read_bytes()) == names_only(
         found((elsewhere.path / "curated/quarantine.csv").read_bytes())

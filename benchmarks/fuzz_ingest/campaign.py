@@ -59,7 +59,8 @@ def print_tables(verdicts: list[Verdict]) -> None:
 
 
 def ingest_whole(seed: int, verdicts: list[Verdict]) -> None:
-    """The stage itself on the files of `verdicts`, and healthy films: nothing may be lost, and none may end it."""
+    """The stage itself on the files of `verdicts`, and healthy films, some with several findings: nothing may be lost,
+    and none may end it."""
     with tempfile.TemporaryDirectory() as folder:
         before = Path.cwd()
         os.chdir(folder)
@@ -71,7 +72,7 @@ def ingest_whole(seed: int, verdicts: list[Verdict]) -> None:
                 rows.append((str(verdict.number), f"{SECRET}-M{verdict.number}", "mutant"))
             for number in range(24):
                 (source / f"film{number}").write_bytes(encode(film(40, 40, 12, 1000 + number), "explicit"))
-                rows.append((f"film{number}", f"{SECRET}-{number}", ("normal", "rare")[number % 2]))
+                rows.append((f"film{number}", f"{SECRET}-{number}", ("normal", "rare", "rare|odd")[number % 3]))
             pd.DataFrame(rows, columns=["path", "patient_id", "label"]).to_csv("labels.csv", index=False)
             os.environ.setdefault("XRAYSYNTH_PSEUDONYM_KEY", "of the campaign")
             params = Ingest(size=SIZE, max_quarantined=1.0, workers=1)

@@ -132,6 +132,16 @@ def test_films_with_the_same_sets_of_findings_are_no_drift(seed: int) -> None:
     assert found["images"]["c"]["contrast"]["psi"] < 0.1
 
 
+def test_small_deliveries_of_the_same_sets_rarely_differ_by_chance() -> None:
+    """Of few films many sets have one or none, and by the distribution of chi-square 8 of these would differ."""
+    old = {"normal": 1500, "a": 300, "b": 300, "a|b": 60, "c": 60, "a|c": 12, "b|c": 10, "a|b|c": 6}
+    share = np.array(list(old.values())) / sum(old.values())
+    drawn = np.random.default_rng(0).multinomial(36, share, size=200)
+    deliveries = [dict(zip(old, counts.tolist(), strict=True)) for counts in drawn]
+    found = [drift.class_balance(old, now, drift.RESAMPLES)["p"] for now in deliveries]
+    assert sum(p < drift.UNLIKELY for p in found) <= 4
+
+
 def test_findings_that_come_together_more_often_are_drift_though_each_is_as_frequent() -> None:
     now = of_sets({**SETS, "normal": 340, "a": 20, "b": 20, "a|b": 60}, seed=1)
     found = drift.compare(summarise(of_sets(SETS)), now)
