@@ -166,6 +166,7 @@ def warnings(settled: Settled, table: Labels, params: Ingest) -> Iterator[str]:
     yield from twins(settled.borne, params.classes)
     if len(labels) == 1:
         yield f"all films are of one class, {next(iter(labels))}; there is nothing to tell it from"
+    yield from _never_absent(settled, labels)
     yield from _confounded(settled.forms)
     if params.patients == "ignored":
         yield "ingest.patients is ignored: every film counts as its own patient, whoever it is of"
@@ -224,6 +225,17 @@ def _decided(entries: Sequence[Entry | None], params: Ingest) -> tuple[Ingest, s
 def _form(film: Mapping[str, Any]) -> str:
     facts = film.get("facts", {})
     return ", ".join(str(facts[name]) for name in ("source_format", "display") if facts.get(name))
+
+
+def _never_absent(settled: Settled, labels: Iterable[str]) -> Iterator[str]:
+    """A warning for each finding that no film is known to be without, as where a table has 1 and empty cells alone."""
+    said = {(row.findings, *row.unknown.split(AND)) for _, row in settled.taken}
+    for name in sorted(labels):
+        if any(name in unknown for _, *unknown in said) and all(name in (*there, *unknown) for there, *unknown in said):
+            yield (
+                f"no film is known to be without {name}, for neither an empty cell nor -1 says so; write 0 where it is "
+                "not there, or set ingest.uncertain: negative"
+            )
 
 
 def _confounded(forms: Counter[tuple[str, str]]) -> Iterator[str]:

@@ -31,7 +31,7 @@ STAGES = [
     ["report"],
 ]
 PARAMS = {
-    "ingest": {"size": 16, "workers": 1, "multi_label": "all"},
+    "ingest": {"size": 16, "workers": 1},
     "models": {"msg_sagan": {"attention_resolutions": [8]}},
     "train": {"width": 8, "kimg": 0.03, "head_start": "none"},
     "encoder": {"steps": 5},

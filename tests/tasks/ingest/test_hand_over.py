@@ -302,6 +302,16 @@ class TestWhetherFilmsHaveSeveralFindings:
         joined = sentence != ONE and len(odd[1]) > 1  # all takes them together, auto leaves them out
         assert (kills.files(Path("curated")) == auto) != joined
 
+    def test_a_finding_that_no_film_is_known_to_be_without_is_said(self, said: Said) -> None:
+        for k in range(12):
+            film(f"{k}", k)
+        rows = [f"{k},{('1,,0', ',1,', '1,1,1', '1,,')[k % 4]}" for k in range(12)]  # of a and b ones alone
+        curate(rows, "path,a,b,c", classes=["a", "b", "c"])
+        warned = [line for line in said().splitlines() if "no film is known to be without" in line]
+        assert [line.split(",")[0][-1] for line in warned] == ["a", "b"]
+        curate(rows, "path,a,b,c", classes=["a", "b", "c"], uncertain="negative")
+        assert "known to be without" not in said()
+
     def test_values_of_an_element_do_and_folders_within_folders_do_not(self, said: Said) -> None:
         for k in range(9):
             film(f"{'a/b' if k > 6 else 'ab'[k % 2]}/{k}", k, StudyDescription=["a", "b", ["a", "b"]][k % 3])
