@@ -16,7 +16,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -91,9 +91,9 @@ def generator(films: ImageSet, rare: int, seed: int) -> Generator:
     if not folder.exists():
         learnt = films.where(split="train")
         network, config = configs("default", seed)
-        network = type(network)(SIDE, classes=len(films.classes), attention_resolutions=network.attention_resolutions)
         guard = CollapseGuard(learnt.images, learnt.labels, learnt.classes, warm_up(config.kimg))
         head_start = HeadStart.load(packaged("msg_sagan", SIDE), learnt.classes)
+        network = replace(network, classes=len(learnt.classes))
         trained = train(learnt.images, learnt.labels, network, config, guard=guard, head_start=head_start)
         save_generator(folder, trained, learnt.classes)
     return load_generator(folder)[0]
