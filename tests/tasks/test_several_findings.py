@@ -67,6 +67,7 @@ def project(archive: Path, mlflow_store: Path, tmp_path_factory: pytest.TempPath
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("XRAYSYNTH_PSEUDONYM_KEY", "the same patients in every split of this test")
         shutil.copy(mlflow_store, "mlflow.db")
         shutil.copytree(archive, "data/raw")
         Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
