@@ -28,9 +28,10 @@ class Difference:
     freedom: float
 
     def interval(self, confidence: float) -> dict[str, float | None]:
-        """{mean, low, high} by Student's t; None where there is nothing to say."""
+        """{mean, low, high} by Student's t, of measures from 0 to 1, so within -1 to 1; None for nothing to say."""
         half = self._t(confidence) * self.standard_error
-        values = {"mean": self.mean, "low": self.mean - half, "high": self.mean + half}
+        ends = np.clip([self.mean - half, self.mean + half], -1, 1)  # np.clip keeps NaN
+        values = {"mean": self.mean, "low": ends[0], "high": ends[1]}
         return {name: round(float(value), 4) if np.isfinite(value) else None for name, value in values.items()}
 
     def minimum_effect(self, confidence: float) -> float | None:

@@ -102,3 +102,8 @@ def test_every_arm_tells_how_much_training_varies_also_one_that_is_not_compared(
     }
     of_fewer = paired_differences({arm: measured[arm] for arm in "abcd"}, ["a"], ["c"], 30)
     assert of_fewer["a"]["c"].standard_error != found["a"]["c"].standard_error
+
+
+def test_an_interval_ends_where_differences_of_shares_do() -> None:
+    assert Difference(0.82, 0.1, 30).interval(0.99)["high"] == 1
+    assert Difference(-0.82, 0.1, 30).interval(0.99)["low"] == -1
