@@ -45,9 +45,9 @@ from tasks.classify.arms import batches, training_set
 from tasks.image_set import ImageSet
 from tasks.ingest import stage as ingest
 from tasks.params import Ingest, Quality, Synthesize
-from tasks.pictures import mosaic, picture_png
 from tasks.quality.controls import blur, noise
 from tasks.quality.two_sample import Sets, told_apart
+from tasks.shown.pictures import mosaic, picture_png
 from tasks.simulate.stage import simulate
 
 ROWS = Path("benchmarks/results/class_fidelity.jsonl")

@@ -39,7 +39,7 @@ from model.gan.sampling import sample
 from model.training.config import TrainConfig
 from model.training.guard import CollapseGuard, warm_up
 from model.training.loop import Tick, train
-from tasks.pictures import mosaic, picture_png
+from tasks.shown.pictures import mosaic, picture_png
 
 DATA = Path(os.environ.get("XRAYSYNTH_TESTDATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 ROWS = Path("benchmarks/results/gan_quality.jsonl")

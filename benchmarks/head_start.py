@@ -42,7 +42,7 @@ from tasks import image_set
 from tasks.image_set import ImageSet
 from tasks.ingest import stage as ingest
 from tasks.params import Ingest
-from tasks.pictures import mosaic, picture_png
+from tasks.shown.pictures import mosaic, picture_png
 from tasks.simulate.stage import simulate
 from tasks.train.card import sample_grid
 

@@ -12,7 +12,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks.files import flattened, read_report
 from tasks.paths import IMBALANCE, METRICS, MODELS, RAW_DVC, REPORT, VERDICT
-from tasks.pictures import data_uri
+from tasks.shown.numbers import number, signed
+from tasks.shown.pictures import data_uri
 from tasks.tracking.provenance import raw_digest
 
 SAMPLES = MODELS / "msg_sagan/samples.png"
@@ -143,8 +144,10 @@ def _comparison(challenge: dict[str, Any]) -> list[str]:
     numbers = "no interval"
     if difference is not None:
         ends = (difference[key] for key in ("mean", "low", "high"))
-        mean, low, high = ("–" if value is None else f"{value:+.3f}" for value in ends)
-        numbers = f"{plain(challenge['measure'])} {mean} (interval {low} to {high}, margin {challenge['margin']:g})"
+        mean, low, high = map(signed, ends)
+        numbers = (
+            f"{plain(challenge['measure'])} {mean} (interval {low} to {high}, margin {number(challenge['margin'])})"
+        )
     gates = [
         f"- {plain(name)}: {'passed' if gate['passed'] else '**not passed**'}. {plain(gate['sentence'])}"
         for name, gate in challenge["gates"].items()

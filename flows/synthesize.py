@@ -22,8 +22,8 @@ from flows.steps import run_step
 from tasks.files import written_whole
 from tasks.params import MAX_TRUNCATION
 from tasks.paths import EXPORTS
-from tasks.pictures import data_uri
 from tasks.registry import CHAMPION
+from tasks.shown.pictures import data_uri
 
 SHOWN, COLUMNS = 40, 8  # images on the contact sheet
 Form = Literal["png", "dicom"]
@@ -93,7 +93,7 @@ def contact_sheet(files: list[Path]) -> bytes:
     import pydicom
     from PIL import Image
 
-    from tasks.pictures import mosaic, picture_png
+    from tasks.shown.pictures import mosaic, picture_png
 
     def pixels(file: Path) -> np.ndarray:
         return pydicom.dcmread(file).pixel_array if file.suffix == ".dcm" else np.asarray(Image.open(file))

@@ -21,7 +21,7 @@ def run(curated_folder: Path, report: Path, plots_folder: Path, params: Imbalanc
 
     The plan and every figure that leads to it come from the train split alone.
     """
-    from tasks import plots  # matplotlib takes a second to import: not for those who read the plan alone
+    from tasks.shown import plots  # matplotlib takes a second to import: not for those who read the plan alone
 
     images = image_set.load(curated_folder)
     result = analyse(images.manifest, images.classes, params)
@@ -121,7 +121,7 @@ def to_draw(imbalance_report: Path) -> dict[str, int]:
 
 def class_counts(counts: dict[str, int], plan: dict[str, int]) -> "Figure":
     """Bars of the train images of each class, and of those that the plan adds."""
-    from tasks import plots
+    from tasks.shown import plots
 
     names = sorted(counts, key=lambda name: -counts[name])
     figure, (axes,) = plots.new_figure(height=0.9 + 0.5 * len(names))

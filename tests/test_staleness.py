@@ -20,7 +20,7 @@ ENTRIES = {
 # How results are written, shown, tracked and checked changes none of them; params are tracked by value.
 WITHOUT_EFFECT = {
     *("tasks/errors.py", "tasks/files.py", "tasks/params.py", "tasks/paths.py", "tasks/progress.py"),
-    *("tasks/pictures.py", "tasks/plots.py"),
+    *("tasks/shown/numbers.py", "tasks/shown/pictures.py", "tasks/shown/plots.py"),
     *("tasks/tracking/runs.py", "tasks/tracking/spool.py", "tasks/tracking/store.py"),
     "tasks/train/card.py",  # no training is to be repeated for a word in the card
 }
@@ -41,6 +41,7 @@ EDITS = {  # of one module, and the stages that it makes stale
     "tasks/registry/challenge.py": set(),
     "tasks/tracking/runs.py": set(),
     "tasks/files.py": set(),
+    "tasks/shown/numbers.py": set(),
     "model/gan/layers.py": {"train@msg_gan", "train@msg_sagan", "synthesize@msg_gan", "synthesize@msg_sagan"},
     "model/head_start/transfer.py": {"train@msg_gan", "train@msg_sagan"},
     "model/training/losses.py": {"train@msg_gan", "train@msg_sagan"},

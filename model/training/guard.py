@@ -164,8 +164,8 @@ class CollapseGuard:
             for name, share, allowed in zip(self.classes, near_duplicates, self.allowed, strict=True):
                 if share > allowed:
                     amiss[f"variety of {name}"] = (
-                        f"the generator repeats itself: {share:.0%} of pairs of class {name!r} are all but one image, "
-                        f"and {allowed:.0%} would still be healthy"
+                        f"the generator repeats itself: {100 * share:.0f} % of pairs of class {name!r} are all but one "
+                        f"image, and {100 * allowed:.0f} % would still be healthy"
                     )
         if learnt and frechet > max(WORSE * self.lowest, 2 * self.one_film):
             amiss["likeness"] = (

@@ -15,6 +15,7 @@ from tasks.ingest.films.decode import Quarantined
 from tasks.ingest.labels import Entry, Labels, decide
 from tasks.ingest.split import split_patients, thinned
 from tasks.params import Ingest, Split
+from tasks.shown.numbers import percent
 
 Pseudonym = Callable[[str, str], str]  # of (kind, identifier)
 
@@ -181,8 +182,9 @@ def far_off(splits: Sequence[str], asked: Split) -> Iterator[str]:
         share, wanted = counts[name] / max(1, len(splits)), getattr(asked, name)
         if len(splits) >= MANY and abs(share - wanted) > FAR_OFF:
             yield (
-                f"the {name} split has {counts[name]:,} of {len(splits):,} films, {share:.0%} where {wanted:.0%} of "
-                "the patients were asked for, since some have many films; another ingest.seed draws other patients"
+                f"the {name} split has {counts[name]:,} of {len(splits):,} films, {percent(share, 0)} where "
+                f"{percent(wanted, 0)} of the patients were asked for, since some have many films; another ingest.seed "
+                "draws other patients"
             )
 
 

@@ -53,6 +53,7 @@ from tasks.ingest.settle import (
 )
 from tasks.params import Ingest
 from tasks.progress import track
+from tasks.shown.numbers import percent
 
 ON_PURPOSE = (
     "other_class",
@@ -332,9 +333,9 @@ def _check_quarantined(
         )
     if share > params.max_quarantined:
         raise UserError(
-            f"{share:.1%} of the {counts['inputs']} files in {source} are refused ({found}), and "
-            f"ingest.max_quarantined allows {params.max_quarantined:.1%}{nobody}; {where}, and mend the files or the "
-            "labels, or raise that limit"
+            f"{percent(share)} of the {counts['inputs']} files in {source} are refused ({found}), and "
+            f"ingest.max_quarantined allows {percent(params.max_quarantined)}{nobody}; {where}, and mend the files or "
+            "the labels, or raise that limit"
         )
     check_present(params.classes, settled.labels(), settled.borne, table.listed)
 

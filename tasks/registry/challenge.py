@@ -29,6 +29,7 @@ from tasks.progress import track
 from tasks.quality.stage import MIN_IMAGES, of_several, variety
 from tasks.registry import CHALLENGER, CHAMPION, versions
 from tasks.report.gates import Gate, gates
+from tasks.shown.numbers import number, signed
 from tasks.synthesize import stage
 from tasks.synthesize.generator import read_generator, sets_of_generator
 
@@ -118,13 +119,14 @@ def decide(
         return False, "The difference could not be measured."
     if difference["low"] is None or difference["high"] is None:
         return False, (
-            f"The difference is {difference['mean']:+.3f} and has no interval, for a class has fewer "
+            f"The difference is {signed(difference['mean'])} and has no interval, for a class has fewer "
             f"than {MIN_PATIENTS} test patients, or nothing varies."
         )
-    numbers = f"The difference is {difference['mean']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
+    mean, low, high = (signed(difference[end]) for end in ("mean", "low", "high"))
+    numbers = f"The difference is {mean} ({low} to {high})"
     if difference["low"] > margin:
-        return True, f"{numbers}, all of it above the margin of {margin:g}, and the gates pass."
-    return False, f"{numbers}, which is not surely above the margin of {margin:g}."
+        return True, f"{numbers}, all of it above the margin of {number(margin)}, and the gates pass."
+    return False, f"{numbers}, not all of it above the margin of {number(margin)}."
 
 
 def compare(

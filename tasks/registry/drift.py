@@ -20,7 +20,8 @@ from scipy.special import kolmogorov
 from tasks import image_set
 from tasks.files import write_json
 from tasks.registry import CHAMPION, versions
-from tasks.registry.data_summary import FEWEST, OTHER_SETS, Summary, counts, histogram, marks, shares, statistics
+        moved = percent(classes["total_variation"])
+        warnings.append(f"{the} {what} moved by {moved} of the films{most}.")
 
 LARGE_PSI = 0.25  # population stability index: below 0.1 little, above 0.25 a shift (practice of credit scoring)
 LARGE_VARIATION = 0.05  # total variation distance of the class shares
@@ -83,7 +84,8 @@ def _compared(before: Summary, films: image_set.ImageSet, the: str) -> tuple[Fou
         what, most = "sets of findings have", f", most of all {_most_moved(sets['counts'])}"
     warnings = []
     if classes["p"] is not None and classes["p"] < UNLIKELY and classes["total_variation"] > LARGE_VARIATION:
-        warnings.append(f"{the} {what} moved by {classes['total_variation']:.1%} of the films{most}.")
+        moved = percent(classes["total_variation"])
+        warnings.append(f"{the} {what} moved by {moved} of the films{most}.")
     if before["size"] == films.images.shape[-1]:
         common = [label for label in before["images"] if now.get(label, 0) >= FEWEST]
         for label in common:
@@ -102,7 +104,7 @@ def _balance_of_sets(before: Summary, films: image_set.ImageSet) -> Found:
 def _most_moved(sets: Mapping[str, Mapping[str, int]]) -> str:
     b, n = (max(1, sum(count[side] for count in sets.values())) for side in ("before", "now"))
     name = max(sets, key=lambda name: abs(sets[name]["now"] / n - sets[name]["before"] / b))
-    return f"{name or 'rare or new sets'}, from {sets[name]['before'] / b:.1%} to {sets[name]['now'] / n:.1%}"
+    return f"{name or 'rare or new sets'}, from {percent(sets[name]['before'] / b)} to {percent(sets[name]['now'] / n)}"
 
 
 def class_balance(before: Mapping[str, int], now: Mapping[str, int], resamples: int = 0) -> Found:
@@ -174,8 +176,8 @@ def _other_classes(classes: Found) -> list[str]:
 def _image_warnings(the: str, label: str, found: Found, unlikely: float) -> list[str]:
     words = {"mean_grey": "mean grey", "contrast": "contrast", "sharpness": "sharpness"}
     return [
-        f"{the} {words[name]} of {label} has moved from {found[name]['before']:.3g} to {found[name]['now']:.3g} "
-        f"(stability index {found[name]['psi']:.2f})."
+        f"{the} {words[name]} of {label} has moved from {number(found[name]['before'])} to "
+        f"{number(found[name]['now'])} (stability index {found[name]['psi']:.2f})."
         for name in words
         if found[name]["p"] is not None and found[name]["p"] < unlikely and found[name]["psi"] > LARGE_PSI
     ]

@@ -10,6 +10,8 @@ from typing import Any
 
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from tasks.shown.numbers import number
+
 LETTER = 2.4  # percent of the width of an axis
 
 Interval = Mapping[str, Any]  # mean, low, high: numbers or None
@@ -34,7 +36,7 @@ class Axis:
         """Round values with their places, at most `wanted` + 1 of them."""
         locator = LogLocator(numticks=wanted) if self.log else MaxNLocator(wanted)
         inside = [v for v in locator.tick_values(self.low, self.high) if self.low <= v <= self.high]
-        return [{"place": self.place(v), "text": f"{0 if abs(v) < 1e-12 else v:g}".replace("-", "−")} for v in inside]
+        return [{"place": self.place(v), "text": number(0 if abs(v) < 1e-12 else v, 6)} for v in inside]
 
 
 def around(values: Iterable[float | None], include: Iterable[float] = (), log: bool = False) -> Axis:
@@ -52,17 +54,19 @@ def chart(
     rows: Sequence[tuple[str, Interval]],
     zones: Mapping[str, float | None] | None = None,
     zero: bool = False,
-    marked: Iterable[str] = (),
+    marked: str = "",
+    notes: Mapping[str, str] | None = None,
     ticks: int = 5,
 ) -> dict[str, Any]:
-    """Rows of a name and an interval on one axis; `zones` is a width to both sides of 0 by name of the row."""
-    zones, marked = zones or {}, set(marked)
+    """Rows of a name and an interval on one axis; by name of the row `zones` is a width to both sides of 0, `notes` are
+    words below the name."""
+    zones, notes = zones or {}, notes or {}
     edges = [edge for zone in zones.values() if zone is not None for edge in (-zone, zone)]
     values = [value[key] for _, value in rows for key in ("mean", "low", "high")]
     axis = around(values, [*edges, *([0.0] if zero else [])])
     drawn = []
     for name, value in rows:
-        row: dict[str, Any] = {"name": name, "value": value, "marked": name in marked}
+        row: dict[str, Any] = {"name": name, "value": value, "marked": name == marked, "note": notes.get(name)}
         if value["mean"] is not None:
             row["dot"] = axis.place(value["mean"])
         if value["low"] is not None:

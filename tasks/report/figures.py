@@ -9,7 +9,7 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tasks.plots import BLUE, GREEN, GREY, ORANGE, RED, new_figure
+from tasks.shown.plots import BLUE, GREEN, GREY, ORANGE, RED, new_figure
 
 SERIES = (BLUE, RED, GREEN, "#CC79A7", ORANGE, "#56B4E9")
 ARMS = {  # colour and dashes

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from tasks.image_set import ImageSet
-from tasks.pictures import data_uri, mosaic, picture_png
+from tasks.shown.pictures import data_uri, mosaic, picture_png
 
 COLUMNS = 5
 SIDE = 128  # larger films are shown reduced: the page is to be sent by mail

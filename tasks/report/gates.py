@@ -4,8 +4,10 @@ What was not measured has not passed.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
+
+from tasks.shown.numbers import decimals, percent
 
 MAX_COPIES = 0.05  # share of the images drawn that the screening took for copies of train films
 MAX_FALSE_ALARMS = 0.05  # share of held-out real films that it takes for copies: above, it cannot tell
@@ -46,7 +48,8 @@ def memorisation(model: str, screening: Mapping[str, Any] | None, plan: Mapping[
         return _gate(False, f"Whether {model} copies train films could not be measured: no held-out films to compare.")
     if alarms > MAX_FALSE_ALARMS:
         return _gate(
-            False, f"The screening of {model} takes {alarms:.1%} of held-out films for copies; it cannot tell them."
+            False,
+            f"The screening of {model} takes {percent(alarms)} of held-out films for copies; it cannot tell them.",
         )
     classes = screening["classes"]
     missing = [label for label, count in plan.items() if count and not classes.get(label, {}).get("drawn")]
@@ -54,9 +57,9 @@ def memorisation(model: str, screening: Mapping[str, Any] | None, plan: Mapping[
         return _gate(False, f"Whether {model} copies train films of {_list(missing)} was not measured.")
     share = {label: classes[label]["removed"] / classes[label]["drawn"] for label in plan if plan[label]}
     worst = max(share, key=lambda label: share[label])
-    found = f"{share[worst]:.1%} of the images of {worst} that {model} drew were taken for copies and removed"
+    found = f"{percent(share[worst])} of the images of {worst} that {model} drew were taken for copies and removed"
     passed = share[worst] <= alarms + MAX_COPIES
-    return _gate(passed, f"{found}; the limit is {alarms + MAX_COPIES:.1%}.", worst)
+    return _gate(passed, f"{_worst(worst, share)}{found}; the limit is {percent(alarms + MAX_COPIES)}.", worst)
 
 
 def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, int]) -> Gate:
@@ -68,18 +71,20 @@ def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, 
     that came nearest to failing.
     """
     above, repeated, unmeasured, worst = [], [], [], (-2.0, "", "")
-    for label in (label for label, count in plan.items() if count):
+    limit = f"more than {MS_SSIM_MARGIN:g} above real pairs"
+    planned = [label for label, count in plan.items() if count]
+    for label in planned:
         measures = (quality or {}).get("classes", {}).get(label, {}).get("measures") or {}
         if not measures.keys() >= {"ms_ssim", "near_duplicates"}:
             unmeasured.append(label)
             continue
         found, near_duplicates = measures["ms_ssim"], measures["near_duplicates"]
         surely = _surely_above(found)
-        synthetic, real = ("{:.3f} ({:.3f} to {:.3f})".format(*(found[key] for key in keys)) for keys in ENDS)
-        words = f"MS-SSIM of pairs of {label} by {model} {synthetic}, of real pairs {real}"
+        synthetic, real = ("{} ({} to {})".format(*(decimals(found[key]) for key in keys)) for keys in ENDS)
+        words = f"Likeness (MS-SSIM) of pairs of {label} by {model} {synthetic}, of real pairs {real}."
         above += [words] * (surely > MS_SSIM_MARGIN)
         worst = max(worst, (surely, words, label))
-        share = "{:.1%} ({:.1%} to {:.1%})".format(*(near_duplicates[key] for key in ENDS[0]))
+        share = "{} ({} to {})".format(*(percent(near_duplicates[key]) for key in ENDS[0]))
         if _surely_above(near_duplicates) > MAX_NEAR_DUPLICATES:
             repeated.append(f"{share} of pairs of {label} by {model} are near-duplicates")
             worst = max(worst, (1.0, words, label))
@@ -88,13 +93,12 @@ def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, 
     reasons = []
     if repeated:
         reasons.append(
-            f"{'; '.join(repeated)}: surely more than {MAX_NEAR_DUPLICATES:.0%} above real pairs, it repeats a few "
-            "images."
+            f"{'; '.join(repeated)}. Even allowing for chance, more than {percent(MAX_NEAR_DUPLICATES)} above real "
+            "pairs: it repeats a few images."
         )
     if above:
-        all_of = "; ".join(above)
-        reasons.append(f"{all_of}: surely above it by more than {MS_SSIM_MARGIN:g}, less varied than real ones.")
-    passed = f"{worst[1]}: not surely above it by more than {MS_SSIM_MARGIN:g}."
+        reasons.append(f"{' '.join(above)} Even allowing for chance, {limit}: less varied than real ones.")
+    passed = f"{_worst(worst[2], planned)}{worst[1]} Allowing for chance, no {limit}."
     return _gate(not reasons, " ".join(reasons) or passed, worst[2])
 
 
@@ -107,24 +111,25 @@ def fidelity(model: str, recognised: Mapping[str, Any] | None, plan: Mapping[str
     failing.
     """
     reasons, unmeasured, worst = [], [], (-2.0, "", "")
-    points = f"lower by more than {100 * FIDELITY_MARGIN:.0f} points."
-    for label in dict.fromkeys([*(label for label, count in plan.items() if count), *(recognised or {})]):
+    limit = f"more than {100 * FIDELITY_MARGIN:.0f} percentage points below real films."
+    drawn = dict.fromkeys([*(label for label, count in plan.items() if count), *(recognised or {})])
+    for label in drawn:
         found = (recognised or {}).get(label)
         if found is None or None in (found["floor"], found["others"]):
             unmeasured.append(label)
             continue
-        synthetic, real = ([f"{100 * found[key]:.0f}" for key in keys] for keys in ENDS)
+        synthetic, real = ([percent(found[key], 0) for key in keys] for keys in ENDS)
         words = (
-            f"Images of {label} by {model} are recognised as {label} {synthetic[0]} % of the time ({synthetic[1]} to "
-            f"{synthetic[2]} %), real test films {real[0]} % ({real[1]} to {real[2]} %)"
+            f"Images of {label} by {model} are recognised as {label} {synthetic[0]} of the time ({synthetic[1]} to "
+            f"{synthetic[2]}), real test films {real[0]} ({real[1]} to {real[2]})"
         )
         surely = _surely_below(found)
         worst = max(worst, (surely, words, label))
         if surely > FIDELITY_MARGIN:
-            reasons.append(f"{words}: surely {points}")
+            reasons.append(f"{words}. Even allowing for chance, {limit}")
         elif found["floor_low"] - found["others"] <= FIDELITY_MARGIN:
             reasons.append(
-                f"{words}, and other test films {100 * found['others']:.0f} %: so classifiers cannot tell whether "
+                f"{words}, and other test films {percent(found['others'], 0)}: so classifiers cannot tell whether "
                 "images show it."
             )
     if unmeasured:
@@ -132,7 +137,8 @@ def fidelity(model: str, recognised: Mapping[str, Any] | None, plan: Mapping[str
             f"Whether the images of {_list(unmeasured)} by {model} show their class was not measured: that takes the "
             "arm classic, and real test films of each class."
         )
-    return _gate(not reasons, " ".join(reasons) or f"{worst[1]}: not surely {points}", worst[2])
+    passed = f"{_worst(worst[2], drawn)}{worst[1]}. Allowing for chance, no {limit}"
+    return _gate(not reasons, " ".join(reasons) or passed, worst[2])
 
 
 def _surely_below(found: Mapping[str, float]) -> float:
@@ -149,6 +155,11 @@ def _surely_above(found: Mapping[str, float]) -> float:
 
 def _gate(passed: bool, why: str, label: str = "") -> Gate:
     return {"passed": passed, "why": why, "label": label}
+
+
+def _worst(label: str, labels: Sized) -> str:
+    """That a reason is about one class of several."""
+    return f"The worst of all classes: {label}. " if len(labels) > 1 else ""
 
 
 def _list(names: list[str]) -> str:

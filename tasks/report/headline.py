@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tasks.report.verdict import WORDS
+from tasks.report.verdict import WORDS, hardest
+from tasks.shown.numbers import change, decimals
 
 HEADLINES = WORDS | {
     "not needed": "No class is rare enough to need synthetic images",
@@ -45,25 +46,21 @@ def _headline(verdict: Mapping[str, Any]) -> str:
 def _lines(verdict: Mapping[str, Any], downstream: Mapping[str, Any]) -> list[str]:
     """Against the control that is hardest to beat."""
     differences, candidate, test = verdict["differences"], verdict["candidate"], downstream["test"]
-    known = {control: d["mean"] for control, d in differences.items() if d["mean"] is not None}
-    if not known:
+    control = hardest(differences)
+    if not control:
         return []
-    control = min(known, key=lambda name: known[name])
     before, after = (downstream["arms"][arm][downstream["primary"]]["mean"] for arm in (control, candidate))
-    found, effect = differences[control], verdict["minimum_effect"][control]
-    interval = "no interval"
-    if found["low"] is not None:
-        interval = f"{100 * verdict['confidence']:.3g} % interval {found['low']:+.3f} to {found['high']:+.3f}"
+    effect = verdict["minimum_effect"][control]
     rare = " and ".join(downstream["rare"])
     patients = " and ".join(f"{test['patients_by_class'].get(label, 0)} with {label}" for label in downstream["rare"])
     seen = "It is not known what change this test could have shown."
     if effect is not None:
-        seen = f"A true change of {effect:.3f} would have been seen four times in five."
+        seen = f"A true change of {decimals(effect)} would have been seen four times in five."
         if effect >= 1:
             seen = "So few patients and seeds could have shown no change at all."
-    change, seeds = f"{found['mean']:+.3f}, {interval}", len(downstream["seeds"])
+    changed, seeds = change(differences[control], verdict["confidence"]), len(downstream["seeds"])
     return [
-        f"AUPRC of {rare}: {before:.3f} with {control}, {after:.3f} with {candidate} ({change}).",
+        f"AUPRC of {rare}: {decimals(before)} with {control}, {decimals(after)} with {candidate} ({changed}).",
         f"{test['patients']} test patients ({patients}), {seeds} seeds, one training of each generator.",
         seen,
     ]

@@ -9,11 +9,12 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from tasks import plots
 from tasks.errors import UserError
 from tasks.params import IMAGES_OF, PHANTOM, TWO_STAGE
-from tasks.pictures import data_uri
 from tasks.report import figures
+from tasks.shown import plots
+from tasks.shown.numbers import decimals, number, percent, signed
+from tasks.shown.pictures import data_uri
 
 AGAIN = "run `dvc repro`, which makes it again"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -58,17 +59,14 @@ WORDS = {  # of measures: name, what it says
     "brier": ("Brier score", "lower is better"),
 }
 BETTER = {"low": "lower is better", "high": "higher is better", "floor": "nearer to the floor is better"}
-MIXED = {  # by classify.balance
-    "rare": "real films, and synthetic ones of the rare classes as the plan asks for",
-    "all": "the films of duplicate, and synthetic ones of every class, the same share of each",
-}
+MIXED = {"rare": "the rare classes", "all": "every class"}  # by classify.balance
+WITHOUT, WITH = "no augmentation", "classical augmentation"
 CONTROLS = {
-    "real": "the real train films",
-    "class_weight": "the same, rare classes weighing more in the loss",
-    "duplicate": "the same, rare films repeated to the count of the plan",
-    "classic": "the films of duplicate, changed afresh at each draw by classical augmentation",
+    "real": f"real films alone, {WITHOUT}",
+    "class_weight": f"real films alone, rare classes weigh more, {WITHOUT}",
+    "duplicate": f"rare films repeated, {WITHOUT}",
+    "classic": f"rare films repeated, {WITH} (small shifts, turns, changes of contrast)",
     "two_stage_classic": "as classic, after a first stage that is classic too",
-    "two_stage_phantom": "as classic, after a first stage on simulated films alone, as many of every class",
 }
 DAMAGED = {  # the letter on the axis, and what it stands for
     "blurred": ("B", "blurred, 1 px"),
@@ -93,8 +91,9 @@ def render(content: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_together,
     )
-    environment.filters |= {"figure": figure, "number": number, "signed": signed, "percent": percent}
+    environment.filters |= {"figure": figure, "number": number, "percent": percent}
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     words = {"words": WORDS, "better": BETTER, "damaged_words": DAMAGED, "gate_words": GATES, "signs": SIGNS}
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -102,6 +101,11 @@ def render(content: Mapping[str, Any]) -> str:
         return environment.get_template("report.html").render(**content, **words, script=script, script_digest=digest)
     except jinja2.UndefinedError as error:
         raise UserError(f"a result of another stage is incomplete ({error}); {AGAIN}") from None
+
+
+def _together(value: Any) -> Any:
+    """No line ends between a number and its sign."""
+    return value.replace(" %", "\u00a0%") if isinstance(value, str) else value
 
 
 def training(histories: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -145,17 +149,20 @@ def spectra(quality: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def arms(downstream: Mapping[str, Any], balance: str) -> dict[str, str]:
-    """What each arm is trained on, in words."""
+    """What each arm is trained on, in a few plain words."""
 
     def synthetic(arm: str) -> str:
-        name = IMAGES_OF[arm]
+        whose = "the simulator" if IMAGES_OF[arm] == PHANTOM else IMAGES_OF[arm]
         if arm.startswith(TWO_STAGE):
-            return f"as classic, after a first stage on images of {name} alone, as many of every class"
-        changed = ", all changed as in classic" if arm.startswith("classic+") else ""
-        whose = "the simulator" if name == PHANTOM else name
-        return f"{MIXED[balance]}, of {whose}{changed}"
+            return f"as classic, after a first stage on images of {whose} alone"
+        return f"real films and {whose}'s images of {MIXED[balance]}, {WITH if augmented(arm) else WITHOUT}"
 
     return {arm: CONTROLS.get(arm) or synthetic(arm) for arm in downstream["arms"]}
+
+
+def augmented(arm: str) -> bool:
+    """Whether its films are changed by classical augmentation."""
+    return arm.startswith(("classic", TWO_STAGE))
 
 
 def curves(downstream: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,25 +222,8 @@ def picture(drawn: Any) -> str:
     return data_uri(plots.svg(drawn), "image/svg+xml")
 
 
-def number(value: float | None) -> str:
-    """Three significant digits."""
-    return "–" if value is None else f"{value:.3g}".replace("-", "−")
-
-
-def signed(value: float | None) -> str:
-    """Three decimals with a sign."""
-    return "–" if value is None else f"{value:+.3f}".replace("-", "−")
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
-
-
 def figure(value: Mapping[str, float | None], sign: bool = False) -> str:
     """The mean and its interval."""
-    if value["mean"] is None:
-        return "–"
-    show = signed if sign else (lambda v: f"{v:.3f}")
-    return show(value["mean"]) + (
-        f" ({show(value['low'])} to {show(value['high'])})" if value["low"] is not None else ""
-    )
+    show = signed if sign else decimals
+    ends = f" ({show(value['low'])} to {show(value['high'])})" if value["low"] is not None else ""
+    return show(value["mean"]) + ends

@@ -17,7 +17,8 @@ from tasks.image_set import SPLITS, ImageSet
 from tasks.params import GENERATOR_OF, Params
 from tasks.report import charts, gallery, page
 from tasks.report.headline import told
-from tasks.report.verdict import decide
+from tasks.report.verdict import decide, hardest
+from tasks.shown.numbers import percent
 from tasks.tracking import provenance, runs
 
 CALIBRATION = ("ece", "brier")
@@ -141,13 +142,14 @@ def _gather(inputs: Inputs, params: Params) -> Content:
     screening = {name: _json(folder / "dataset.json")["screening"] for name, folder in inputs.synthetic.items()}
     verdict = decide(downstream, imbalance["draw"], quality, screening)
     verdict |= told(verdict, downstream)
+    arms = page.arms(downstream, params.classify.balance)
     histories = {name: pd.read_csv(folder / "history.csv") for name, folder in inputs.models.items()}
     made = {name: images for name, images in synthetic.items() if len(images.images)}
     shown_set = _shown_set(verdict, made)
     pairs = {name: gallery.pairs(folder, screening[name]) for name, folder in inputs.synthetic.items()}
     return {
         "verdict": verdict,
-        "forest": _forest(verdict, downstream),
+        **_compared(verdict, downstream, arms),
         "imbalance": imbalance,
         "bars": _bars(real.classes, imbalance, made.get(shown_set)),
         "added_by": shown_set,
@@ -160,12 +162,12 @@ def _gather(inputs: Inputs, params: Params) -> Content:
         "strips": {name: _strips(result) for name, result in quality.items()},
         "downstream": downstream,
         "measures": MEASURES,
-        "arms_chart": _arms(downstream, downstream["primary"], verdict),
+        "arms": arms,
+        "arms_chart": _arms(downstream, downstream["primary"], verdict, arms),
         "calibration": {measure: _arms(downstream, measure, verdict, ticks=3) for measure in CALIBRATION},
-        "confidence": f"{100 * params.classify.confidence:g} %",
+        "confidence": percent(params.classify.confidence),
         "training": page.training(histories),
         "curves": page.curves(downstream, verdict),
-        "arms": page.arms(downstream, params.classify.balance),
         "convergence": page.convergence(downstream),
         "swept": page.swept(downstream, verdict),
         "models": {name: gallery.of_model(folder, real.classes) for name, folder in inputs.models.items()},
@@ -211,33 +213,36 @@ def _bars(classes: list[str], imbalance: Content, synthetic: ImageSet | None) ->
     return charts.bars(groups)
 
 
-def _forest(verdict: Content, downstream: Content) -> Content | None:
-    """The candidate's differences, all rare classes and one by one, and the other arms'; None without a comparison."""
-    if "comparison" not in downstream or "candidate" not in verdict:
-        return None
-    differences = downstream["comparison"]["differences"]
-    effects = downstream["comparison"].get("minimum_effect", {})
-    candidate, by_class = verdict["candidate"], verdict["by_class"] if len(verdict["by_class"]) > 1 else {}
-    rows, zones, marked = [], {}, []
-    for arm in sorted(differences, key=lambda name: name != candidate):
-        for control, difference in differences[arm].items():
-            name = f"{arm} − {control}"
-            rows.append((name, difference))
-            zones[name] = effects.get(arm, {}).get(control)
-            if arm == candidate:
-                marked.append(name)
-        if arm == candidate:
-            rows += [
-                (f"{label}: {arm} − {control}", difference)
-                for label, found in by_class.items()
-                for control, difference in found.items()
-            ]
-    return charts.chart(rows, zones, zero=True, marked=marked)
+def _compared(verdict: Content, downstream: Content, arms: Mapping[str, str]) -> Content:
+    """Charts of the candidate's differences, `forest`, and of those by class and of other arms, `others`; None without.
+
+    `changes` are all of them, [(name, difference)]. The control that is hardest to beat is marked.
+    """
+    if "candidate" not in verdict:
+        return {"forest": None, "others": None, "changes": []}
+    candidate, comparison = verdict["candidate"], downstream["comparison"]
+    own, by_class = verdict["differences"], verdict["by_class"] if len(verdict["by_class"]) > 1 else {}
+    zones, marked = verdict["minimum_effect"], hardest(own)
+    others = [(f"{label}: {candidate} − {c}", d) for label, found in by_class.items() for c, d in found.items()]
+    effects = {}
+    for arm in (arm for arm in comparison["differences"] if arm != candidate):
+        for control, difference in comparison["differences"][arm].items():
+            others.append((f"{arm} − {control}", difference))
+            effects[others[-1][0]] = comparison["minimum_effect"][arm][control]
+    return {
+        "forest": charts.chart(list(own.items()), zones, zero=True, marked=marked, notes=arms),
+        "others": charts.chart(others, effects, zero=True) if others else None,
+        "changes": [*((f"{candidate} − {control}", d) for control, d in own.items()), *others],
+        "hardest": marked,
+        "augmented": page.augmented(candidate),
+    }
 
 
-def _arms(downstream: Content, measure: str, verdict: Content, ticks: int = 5) -> Content:
+def _arms(
+    downstream: Content, measure: str, verdict: Content, notes: Mapping[str, str] | None = None, ticks: int = 5
+) -> Content:
     rows = [(arm, values[measure]) for arm, values in downstream["arms"].items()]
-    return charts.chart(rows, marked=[verdict.get("candidate", "")], ticks=ticks)
+    return charts.chart(rows, marked=verdict.get("candidate", ""), notes=notes, ticks=ticks)
 
 
 def _strips(quality: Content) -> Content:
@@ -256,8 +261,7 @@ def _write_plots(folder: Path, content: Content) -> None:
     for measure in MEASURES:
         of_measure = [{"arm": arm, **values[measure]} for arm, values in arms.items()]
         tables[measure] = pd.DataFrame(of_measure).rename(columns={"mean": measure})
-    compared = content["forest"] or {"rows": []}
-    rows = [{"change": row["name"], **row["value"]} for row in compared["rows"]]
+    rows = [{"change": name, **difference} for name, difference in content["changes"]]
     tables["differences"] = pd.DataFrame(rows, columns=["change", "mean", "low", "high"])
     for kind, (x, y) in AXES.items():
         parts = [

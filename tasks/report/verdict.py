@@ -5,6 +5,7 @@ from typing import Any
 
 from tasks.params import GENERATOR_OF, TWO_STAGE
 from tasks.report.gates import gates
+from tasks.shown.numbers import change, decimals
 
 WORDS = {
     "helps": "Synthetic images help",
@@ -81,6 +82,12 @@ def decide(
     }
 
 
+def hardest(differences: Mapping[str, Mapping[str, float | None]]) -> str:
+    """The control that is hardest to beat: the smallest mean difference; "" where none is known."""
+    known = {control: d["mean"] for control, d in differences.items() if d["mean"] is not None}
+    return min(known, key=lambda control: known[control], default="")
+
+
 def _gaining(trainings: Iterable[Mapping[str, Any]]) -> list[str]:
     """The arms of which a training that the verdict looks at was still gaining."""
     return list(dict.fromkeys(found["arm"] for found in trainings if found["main"] and found["gaining"]))
@@ -109,14 +116,14 @@ def _numbers(
         absent = [label for label in downstream["rare"] if label not in test["patients_by_class"]]
         return f"the test split holds no image of {' and '.join(absent)} to measure it on.{alone}"
     comparison = downstream["comparison"]
-    confidence = f"{100 * comparison['confidence']:.3g} %"
     names = {
         control: f"{control} (on validation the best arm without them)"
         if control == reference and downstream["chosen_on_validation"]
         else control
         for control in differences
     }
-    changes = " ".join(f"Against {names[control]}: {_change(d, confidence)}." for control, d in differences.items())
+    confidence = comparison["confidence"]
+    changes = " ".join(f"Against {names[control]}: {change(d, confidence)}." for control, d in differences.items())
     of_class = " and ".join(f"{test['patients_by_class'].get(label, 0)} with {label}" for label in downstream["rare"])
     numbers = (
         f"with {candidate}, the area under the precision–recall curve of {rare} changes as follows. {changes} "
@@ -137,7 +144,7 @@ def _numbers(
         )
     if effect >= 1:
         return f"{numbers} So few patients and seeds could have shown no change at all: the largest there is is 1."
-    return f"{numbers} A true change of {effect:.3f} against {reference} would have been seen four times in five."
+    return f"{numbers} A true change of {decimals(effect)} against {reference} would have been seen four times in five."
 
 
 def _by_class(words: dict[str, str]) -> str:
@@ -147,9 +154,3 @@ def _by_class(words: dict[str, str]) -> str:
     alone = {word: [label for label, of_label in words.items() if of_label == word] for word in ALONE}
     parts = [f"{ALONE[word]} {' and '.join(labels)}" for word, labels in alone.items() if labels]
     return f" By class, {', '.join(parts)}."
-
-
-def _change(difference: dict[str, float | None], confidence: str) -> str:
-    if difference["low"] is None:
-        return f"{difference['mean']:+.3f} (no interval)"
-    return f"{difference['mean']:+.3f} ({confidence} interval {difference['low']:+.3f} to {difference['high']:+.3f})"

@@ -14,8 +14,8 @@ from tasks.errors import UserError
 from tasks.files import write_json, written_whole
 from tasks.image_set import DRAWN_FOR, FINDING, with_findings
 from tasks.params import Synthesize
-from tasks.pictures import picture_png
 from tasks.progress import track
+from tasks.shown.pictures import picture_png
 from tasks.synthesize.generator import read_generator, sets_of_generator, weights_digest
 from tasks.synthesize.screening import ANOTHER, NOT_SCREENED, Screening
 

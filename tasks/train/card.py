@@ -14,7 +14,7 @@ from model.gan.networks import Generator
 from model.gan.sampling import attention_blocks, attention_maps, between, latents, render
 from model.training.guard import Reading
 from model.training.loop import Tick
-from tasks.pictures import mosaic, picture_png
+from tasks.shown.pictures import mosaic, picture_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def interpolations(generator: Generator, classes: list[str]) -> bytes:
 
 def attention(generator: Generator, classes: list[str]) -> bytes:
     """PNG of where every attention block looks from POINTS, a row a class and block; the grid's first latent."""
-    from tasks import plots  # matplotlib takes a second to import, and only a generator with attention needs it
+    from tasks.shown import plots  # matplotlib takes a second to import, and only a generator with attention needs it
 
     rows, z = [], _latents(generator, 1)
     for label, name in enumerate(classes):
@@ -76,7 +76,7 @@ def attention_figure(
     """
     from matplotlib import colormaps
 
-    from tasks import plots
+    from tasks.shown import plots
 
     inferno = colormaps["inferno"]
     across, down = side + 6, side + 18

@@ -30,6 +30,7 @@ from tasks.errors import UserError
 from tasks.files import written_whole
 from tasks.image_set import ImageSet, sets_of_findings
 from tasks.params import Model, Train
+from tasks.shown.numbers import percent
 from tasks.tracking import runs
 from tasks.train import card
 
@@ -143,7 +144,7 @@ def _beginning(name: str, classes: list[str], params: Train, network: NetworkCon
     except (FileNotFoundError, ValueError) as error:
         raise UserError(f"{name} cannot begin with train.head_start: {error}") from None
     taken = found.give(Generator(network), Discriminator(network))
-    return found, f"{taken.share:.0%} of its weights from the head start {Path(params.head_start).name}"
+    return found, f"{percent(taken.share, 0)} of its weights from the head start {Path(params.head_start).name}"
 
 
 def _guard(name: str, curated_folder: Path, learnt: ImageSet, kimg: float) -> CollapseGuard:

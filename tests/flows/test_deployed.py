@@ -302,7 +302,7 @@ def not_recognised(house: Deployed) -> str:
     assert closed == {"fidelity": challenge["reason"]}, challenge
     for label in ("rare", "other"):
         assert f"Images of {label} by the challenger are recognised as {label} " in challenge["reason"]
-    assert challenge["reason"].count("surely lower by more than 15 points.") == 2
+    assert challenge["reason"].count("Even allowing for chance, more than 15 percentage points below") == 2
     return str(challenge["reason"])
 
 

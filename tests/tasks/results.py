@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks import image_set, imbalance, plots
+from tasks import image_set, imbalance
 from tasks.files import write_json
 from tasks.image_set import ImageSet
 from tasks.params import Imbalance
-from tasks.pictures import mosaic, picture_png
 from tasks.quality import stage
 from tasks.report.stage import Inputs
+from tasks.shown import plots
+from tasks.shown.pictures import mosaic, picture_png
 from tasks.train import card
 from tests.tasks.sets import write_set
 
@@ -22,7 +23,7 @@ GANS = ("msg_gan", "msg_sagan")
 CONTROLS = ("real", "class_weight", "duplicate", "classic", "two_stage_classic")
 SYNTHETIC = ("msg_sagan", "classic+msg_sagan", "two_stage_msg_gan", "two_stage_msg_sagan")
 ARMS = (*CONTROLS, *SYNTHETIC)
-ALARM = "the generator repeats itself: 61% of pairs of class 'rare' are all but one image"
+ALARM = "the generator repeats itself: 61 % of pairs of class 'rare' are all but one image"
 SIGNALS = {"detail": 0.62, "layout": 0.94, "stands_out": 2.1, "nearer_than_held_out": 1.9}
 
 

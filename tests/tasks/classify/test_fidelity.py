@@ -175,7 +175,7 @@ def test_right_images_under_wrong_labels_close_the_gate(measured: dict[str, dict
         assert entry["value"] < 0.3
         assert entry["confused"][other] > 0.7
         assert f"Images of {label} by mixed_up are recognised as {label} " in gate["why"]
-    assert gate["why"].count("surely lower by more than 15 points") == 2
+    assert gate["why"].count("Even allowing for chance, more than 15 percentage points below") == 2
 
 
 def test_a_faint_grid_is_no_other_class(measured: dict[str, dict[str, Any]]) -> None:

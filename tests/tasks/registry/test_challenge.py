@@ -54,14 +54,14 @@ NAN = float("nan")
     ("found", "margin", "gates", "promote", "words"),
     [
         (difference(0.05, 0.01, 0.09), 0.0, PASSED, True, "all of it above the margin of 0"),
-        (difference(0.05, 0.0, 0.1), 0.0, PASSED, False, "not surely above the margin of 0"),
-        (difference(0.05, 0.01, 0.09), 0.02, PASSED, False, "not surely above the margin of 0.02"),
-        (difference(-0.05, -0.09, -0.01), 0.0, PASSED, False, "not surely above"),
+        (difference(0.05, 0.0, 0.1), 0.0, PASSED, False, "not all of it above the margin of 0"),
+        (difference(0.05, 0.01, 0.09), 0.02, PASSED, False, "not all of it above the margin of 0.02"),
+        (difference(-0.05, -0.09, -0.01), 0.0, PASSED, False, "not all of it above"),
         (difference(0.05, 0.01, 0.09), 0.0, CLOSED, False, "All alike."),
         (difference(0.05, 0.01, 0.09), 0.0, {}, False, "Its gates were not measured"),
         (difference(0.05, None, None), 0.0, PASSED, False, "has no interval"),
         (difference(None, None, None), 0.0, PASSED, False, "could not be measured"),
-        (difference(NAN, NAN, NAN), 0.0, PASSED, False, "not surely above"),
+        (difference(NAN, NAN, NAN), 0.0, PASSED, False, "not all of it above"),
         (None, 0.0, PASSED, False, "could not be measured"),
     ],
 )
@@ -228,7 +228,7 @@ def test_images_of_another_class_are_not_promoted_whoever_is_champion(plant: Cal
         assert [name for name, gate in found["gates"].items() if not gate["passed"]] == ["fidelity"]
         assert found["reason"] == found["gates"]["fidelity"]["sentence"]
         assert "Images of rare by the challenger are recognised as rare" in found["reason"]
-        assert "surely lower by more than 15 points" in found["reason"]
+        assert "more than 15 percentage points below" in found["reason"]
 
 
 def test_the_first_one_is_promoted_unless_its_images_are_all_alike(plant: Callable[[Draw], int]) -> None:

@@ -171,7 +171,7 @@ def test_an_entry_says_where_it_comes_from(register: Register) -> None:
     )
     assert len(tags["dvc_lock"]) == 64
     assert tags["gate_diversity"].startswith("passed: MS-SSIM of pairs of rare by msg_gan")
-    assert tags["gate_memorisation"].startswith("passed: 0.0% of the images of normal that msg_gan drew")
+    assert tags["gate_memorisation"].startswith("passed: 0 % of the images of normal that msg_gan drew")
     assert tags["gate_fidelity"].startswith("passed: Images of rare by msg_gan are recognised as rare 90 % of the time")
 
     with versions.fetched(versions.version(1)) as folder:

@@ -23,39 +23,40 @@ def measured(value: float, low: float, high: float, error: float = 0.0, near_dup
         (
             measured(0.54, 0.52, 0.56),
             True,
-            "0.540 (0.520 to 0.560), of real pairs {same}: not surely",
+            "0.540 (0.520 to 0.560), of real pairs {same}. Allowing",
         ),
         # Wholly above real pairs, but not surely by more than the margin: open, and never called as varied.
         (
             measured(0.589, 0.573, 0.606),
             True,
-            "0.589 (0.573 to 0.606), of real pairs {same}: not surely",
+            "0.589 (0.573 to 0.606), of real pairs {same}. Allowing",
         ),
         (
             measured(0.613, 0.597, 0.628),
             False,
-            "0.613 (0.597 to 0.628), of real pairs {same}: surely",
+            "0.613 (0.597 to 0.628), of real pairs {same}. Even allowing",
         ),
         # The same where few films leave the floor uncertain.
         (
             measured(0.613, 0.597, 0.628, 0.06),
             True,
-            "(0.597 to 0.628), of real pairs 0.530 (0.470 to 0.590): not surely",
+            "(0.597 to 0.628), of real pairs 0.530 (0.470 to 0.590). Allowing",
         ),
     ],
 )
 def test_what_was_shown_is_said_with_its_interval(found: dict[str, Any], passed: bool, words: str) -> None:
     gate = diversity("msg_gan", {"classes": {"rare": found}}, {"rare": 9})
     assert gate["passed"] is passed
-    assert gate["why"].startswith("MS-SSIM of pairs of rare by msg_gan ")
+    assert gate["why"].startswith("Likeness (MS-SSIM) of pairs of rare by msg_gan ")
     assert words.format(same="0.530 (0.530 to 0.530)") in gate["why"]
-    assert "above it by more than 0.05" in gate["why"]
+    assert "more than 0.05 above real pairs" in gate["why"]
     assert ("less varied than real ones" in gate["why"]) is not passed
 
 
 def test_an_open_gate_names_the_class_that_came_nearest_to_closing_it() -> None:
     classes = {"near": measured(0.58, 0.575, 0.585), "far": measured(0.6, 0.5, 0.7)}
-    assert "of near by" in diversity("msg_gan", {"classes": classes}, {"near": 9, "far": 9})["why"]
+    why = diversity("msg_gan", {"classes": classes}, {"near": 9, "far": 9})["why"]
+    assert why.startswith("The worst of all classes: near. Likeness (MS-SSIM) of pairs of near by")
 
 
 @pytest.mark.parametrize(("modes", "passed"), [(5, False), (10, False), (20, False), (300, True)])
@@ -67,7 +68,7 @@ def test_few_films_repeated_close_the_gate_though_their_mean_is_that_of_films(mo
     measures = variety(real, synthetic, Quality(), np.arange(100))
     gate = diversity("msg_gan", {"classes": {"rare": {"measures": measures}}}, {"rare": 300})
     assert gate["passed"] is passed, gate
-    assert ("surely more than 1% above real pairs, it repeats a few images" in gate["why"]) is not passed
+    assert ("more than 1 % above real pairs: it repeats a few images" in gate["why"]) is not passed
 
 
 def test_real_films_that_are_there_twice_do_not_hide_images_that_are() -> None:
@@ -109,12 +110,20 @@ def test_a_class_whose_pairs_were_not_looked_at_for_near_duplicates_was_not_meas
         (
             recognised(0.17, 0.98),
             False,
-            "(12 to 22 %), real test films 98 % (93 to 100 %): surely lower by more than 15",
+            "(12 % to 22 %), real test films 98 % (93 % to 100 %). Even allowing for chance, more than 15",
         ),
-        (recognised(0.9, 0.98), True, "90 % of the time (85 to 95 %), real test films 98 % (93 to 100 %): not surely"),
-        (recognised(0.77, 0.98), True, "real test films 98 % (93 to 100 %): not surely lower by more than 15 points."),
+        (
+            recognised(0.9, 0.98),
+            True,
+            "90 % of the time (85 % to 95 %), real test films 98 %",
+        ),
+        (
+            recognised(0.77, 0.98),
+            True,
+            "(93 % to 100 %). Allowing for chance, no more than 15 percentage points below",
+        ),
         # Of few films, or of networks that differ, as low a share shows less.
-        (recognised(0.6, 0.98, error=0.2), True, "60 % of the time (40 to 80 %)"),
+        (recognised(0.6, 0.98, error=0.2), True, "60 % of the time (40 % to 80 %)"),
         # Classifiers that call other films so nearly as often could not have seen it.
         (recognised(0.6, 0.7, others=0.55), False, "and other test films 55 %: so classifiers cannot tell"),
     ],
@@ -140,4 +149,5 @@ def test_every_class_that_is_not_recognised_is_named_and_else_the_nearest_to_it(
     why = fidelity("msg_gan", classes, {"a": 9, "b": 9})["why"]  # c was not planned, and drawn
     assert [label for label in classes if f"Images of {label} by" in why] == ["a", "c"]
     classes = {"a": recognised(0.88, 0.9), "b": recognised(0.8, 0.9)}
-    assert fidelity("msg_gan", classes, {"a": 9, "b": 9})["why"].startswith("Images of b by msg_gan are")
+    why = fidelity("msg_gan", classes, {"a": 9, "b": 9})["why"]
+    assert why.startswith("The worst of all classes: b. Images of b by msg_gan are")

@@ -100,7 +100,7 @@ def test_a_training_goes_on_from_an_earlier_one_and_says_so(
     monkeypatch.chdir(tmp_path)
     params = PARAMS.model_copy(update={"head_start": str(trained / "models"), "learning_rate": 1e-9})
     train_stage.run("msg_sagan", trained / "curated", tmp_path / "out", params, SAGAN)
-    said = "100% of its weights from the head start models"
+    said = "100 % of its weights from the head start models"
     assert f"msg_sagan: begins with {said}; 0.04 thousand images\n" in capsys.readouterr().out
     assert f"began with {said}\n" in (tmp_path / "out/card.md").read_text()
     written = (tmp_path / "out/card.md").read_text() + (tmp_path / "out/config.json").read_text()

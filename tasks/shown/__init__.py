@@ -1,0 +1,1 @@
+"""What a person sees: numbers, pictures and plots."""
