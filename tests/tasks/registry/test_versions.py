@@ -170,9 +170,13 @@ def test_an_entry_says_where_it_comes_from(register: Register) -> None:
         }.items()
     )
     assert len(tags["dvc_lock"]) == 64
-    assert tags["gate_diversity"].startswith("passed: MS-SSIM of pairs of rare by msg_gan")
-    assert tags["gate_memorisation"].startswith("passed: 0 % of the images of normal that msg_gan drew")
-    assert tags["gate_fidelity"].startswith("passed: Images of rare by msg_gan are recognised as rare 90 % of the time")
+    assert tags["gate_diversity"].startswith(
+        "passed: The worst of all classes: rare. Likeness (MS-SSIM) of pairs of rare"
+    )
+    assert tags["gate_memorisation"].startswith("passed: The worst of all classes: normal. 0 % of the images")
+    assert tags["gate_fidelity"].startswith(
+        "passed: The worst of all classes: rare. Images of rare by msg_gan are recognised as rare 90 %"
+    )
 
     with versions.fetched(versions.version(1)) as folder:
         record = folder / versions.RECORD
