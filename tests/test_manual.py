@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -40,8 +41,8 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WORDS = 25  # of a sentence in README
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OTHERS = {"apt", "curl", ".", ".venv/bin/pre-commit"}  # programs that are not the project's
-COMMAND = re.compile(r"(?:make|xraysynth|dvc|mlflow|torchrun|python -m) ")
+COMMAND = re.compile(r"(?:make|xraysynth|dvc|mlflow|torchrun|python|pip|prefect|docker|git) ")
+BEFORE = re.compile(r"^(?:time|OMP_NUM_THREADS=1) ")
 RUN = (  # as they stand, in a small project
     *("dvc dag --mermaid", "dvc metrics show", "xraysynth doctor", "xraysynth verdict"),
     "xraysynth ingest /my/films --labels /my/films/labels.csv --check",
@@ -52,11 +53,13 @@ RUN = (  # as they stand, in a small project
 )
 CYCLE, SERVED = "tests/tasks/registry/test_versions.py::", "tests/tasks/registry/test_mlflow_model.py::"
 HELD = {  # what begins so is not run, why, and which test holds it; the longest beginning counts
-    "apt ": ("it is the system's", ""),
-    ". ": ("it is the shell's", ""),
-    ".venv/bin/pre-commit ": ("it is another project's", ""),
+    **dict.fromkeys(("apt ", ". ", ".venv/bin/pre-commit ", "git ", "pip freeze"), ("not the project's", "")),
+    "pip install ": ("a network", "tests/test_manual.py::test_every_command_can_be_typed"),
+    "docker ": ("a Docker engine", "tests/test_compose.py::test_what_it_names_is_there"),
+    "prefect ": ("a server", "tests/flows/test_deployed.py::test_somebody_can_be_told_of_a_week_that_failed"),
     "make ": ("minutes, servers or a network", "tests/test_manual.py::test_make_knows_what_to_do"),
     "python -m benchmarks.": ("minutes to hours", "tests/test_manual.py::test_every_command_can_be_typed"),
+    "python benchmarks/": ("minutes to hours", "tests/test_manual.py::test_every_command_can_be_typed"),
     "python -m flows.pipeline": (
         "minutes of training",
         "tests/test_offline.py::test_the_pipeline_runs_without_a_network",
@@ -121,16 +124,19 @@ def lines(text: str) -> list[str]:
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Each command of the manual with its page: of blocks that hold commands, and those in a line of prose."""
+    """Each command of the manual with its page: all lines of blocks without a language, and those in a line of prose.
+
+    Of alternatives, `this | that`, the first; what stands for more, `...`, is left out.
+    """
     for page in PAGES:
         name = str(page.relative_to(ROOT))
         of_page = [line for block in blocks(page) for line in lines(block)]
-        wanted = [line for line in of_page if COMMAND.match(line) or line.split()[0] in OTHERS]
-        inline = [code for code in re.findall(r"`([^`\n]+)`", prose(page)) if COMMAND.match(code)]
-        yield from ((name, line) for line in wanted + inline)
+        inline = [BEFORE.sub("", code) for code in re.findall(r"`([^`\n]+)`", prose(page))]
+        found = of_page + [code for code in inline if COMMAND.match(code)]
+        yield from ((name, line.split(" | ")[0]) for line in found if "..." not in line)
 
 
-COMMANDS = sorted({line: name for name, line in commands() if "..." not in line and " | " not in line}.items())
+COMMANDS = sorted({line: name for name, line in commands()}.items())
 
 
 def parse(command: Any, arguments: list[str]) -> None:
@@ -223,14 +229,19 @@ def starts(module: str, options: list[str], patch: pytest.MonkeyPatch) -> None:
         raise Parsed
 
     found = importlib.import_module(f"{module}.__main__" if module.endswith("fuzz_ingest") else module)
-    if hasattr(found, "app"):
-        parse(typer.main.get_command(found.app), options)
-    elif options or hasattr(found, "argparse"):
+    program = getattr(found, "app", None)
+    if program is None and hasattr(found, "typer"):  # of one command
+        program = typer.Typer()
+        program.command()(found.main)
+    if program is not None:
+        parse(typer.main.get_command(program), options)
+    elif hasattr(found, "argparse"):
         patch.setattr(argparse.ArgumentParser, "parse_args", stopped)
         with pytest.raises(Parsed):
             found.main()
     else:
         assert found.main
+        assert options == []
 
 
 @pytest.mark.parametrize(("line", "page"), [command for command in COMMANDS if command[0] not in RUN])
@@ -245,8 +256,13 @@ def test_every_command_can_be_typed(line: str, page: str, tmp_path: Path, monkey
         from mlflow.cli import cli  # takes seconds
 
         parse(cli, arguments)
-    elif program == "python":
+    elif program == "python" and arguments[0] == "-m":
         starts(arguments[1], arguments[2:], monkeypatch)
+    elif program == "python":
+        assert (ROOT / arguments[0]).is_file()
+    elif line.startswith("pip install") and "[" in line:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        assert arguments[-1].removeprefix("xraysynth[").removesuffix("]") in project["optional-dependencies"]
     elif program == "dvc":
         options = get_main_parser().parse_args(arguments)
         params = tmp_path / "params.yaml"
