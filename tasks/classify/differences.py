@@ -28,7 +28,8 @@ class Difference:
     freedom: float
 
     def interval(self, confidence: float) -> dict[str, float | None]:
-        """{mean, low, high} by Student's t, of measures from 0 to 1, so within -1 to 1; None for nothing to say."""
+        """{mean, low, high} by Student's t, None where there is nothing to say; of measures from 0 to 1, so it ends at
+        -1 and 1."""
         half = self._t(confidence) * self.standard_error
         ends = np.clip([self.mean - half, self.mean + half], -1, 1)  # np.clip keeps NaN
         values = {"mean": self.mean, "low": ends[0], "high": ends[1]}
