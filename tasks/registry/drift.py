@@ -20,8 +20,8 @@ from scipy.special import kolmogorov
 from tasks import image_set
 from tasks.files import write_json
 from tasks.registry import CHAMPION, versions
-        moved = percent(classes["total_variation"])
-        warnings.append(f"{the} {what} moved by {moved} of the films{most}.")
+from tasks.registry.data_summary import FEWEST, OTHER_SETS, Summary, counts, histogram, marks, shares, statistics
+from tasks.shown.numbers import number, percent
 
 LARGE_PSI = 0.25  # population stability index: below 0.1 little, above 0.25 a shift (practice of credit scoring)
 LARGE_VARIATION = 0.05  # total variation distance of the class shares

@@ -149,7 +149,7 @@ def test_findings_that_come_together_more_often_are_drift_though_each_is_as_freq
         name: count["before"] + 40 * (name == "normal") for name, count in found["classes"]["counts"].items()
     }
     assert found["warnings"] == [
-        "The sets of findings have moved by 16.7% of the films, most of all a, from 12.6% to 4.2%."
+        "The sets of findings have moved by 16.7 % of the films, most of all a, from 12.6 % to 4.2 %."
     ]
 
 
