@@ -9,3 +9,5 @@ for _variable, _value in {
     "DO_NOT_TRACK": "1",
 }.items():
     os.environ.setdefault(_variable, _value)
+
+SIMULATOR = "xraysynth simulate"  # in SoftwareVersions (0018,1020) of films that are nobody's

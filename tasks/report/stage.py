@@ -135,7 +135,8 @@ def measures(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _gather(inputs: Inputs, params: Params) -> Content:
     """Everything that the template shows."""
-    real = image_set.load(inputs.curated).where(split="train")
+    curated = image_set.load(inputs.curated)
+    real = curated.where(split="train")
     imbalance, downstream = _json(inputs.imbalance), _json(inputs.downstream)
     quality = {name: _json(path) for name, path in inputs.quality.items()}
     synthetic = {name: image_set.load(folder) for name, folder in inputs.synthetic.items()}
@@ -171,6 +172,7 @@ def _gather(inputs: Inputs, params: Params) -> Content:
         "convergence": page.convergence(downstream),
         "swept": page.swept(downstream, verdict),
         "models": {name: gallery.of_model(folder, real.classes) for name, folder in inputs.models.items()},
+        "simulated": int((curated.manifest.get("simulated", pd.Series(dtype=str)) == "yes").sum()),
         "simulated_before": simulated_before(inputs.models),
         "screening": screening,
         "pairs": pairs,

@@ -22,6 +22,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from tasks import SIMULATOR
 from tasks.simulate.anatomy import Pose
 from tasks.simulate.radiograph import MAX_VALUE, Exposure
 
@@ -162,7 +163,7 @@ def _series_and_equipment(ds: Dataset, pose: Pose, shot: Exposure, record: Recor
     maker, model = _DEVICES[int(rng.integers(len(_DEVICES)))]
     ds.Manufacturer, ds.ManufacturerModelName = maker, model
     ds.DeviceSerialNumber = f"SN{int(rng.integers(10**6)):06d}"
-    ds.SoftwareVersions = f"{int(rng.integers(2, 7))}.{int(rng.integers(10))}"
+    ds.SoftwareVersions = [f"{int(rng.integers(2, 7))}.{int(rng.integers(10))}", SIMULATOR]
     ds.InstitutionName = record.person.place
     ds.InstitutionAddress = "1 Example Road"
     ds.StationName = f"DX{int(rng.integers(1, 9))}"

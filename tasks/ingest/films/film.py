@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # pydantic is dear in a worker process, which never looks at 
 
 FACTS = (  # of a film that may be kept; pictures know fewer, and `coding` (see codecs.Stored) stays in the store
     *("source_format", "modality", "view", "sex", "age_decade", "photometric", "transfer_syntax"),
-    *("rows", "columns", "bits", "display"),
+    *("rows", "columns", "bits", "display", "simulated"),
 )
 
 

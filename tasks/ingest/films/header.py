@@ -12,6 +12,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.valuerep import PersonName
 
+from tasks import SIMULATOR
 from tasks.ingest.films.film import Reading, Refused
 
 RADIOGRAPHS = {"CR", "DX", "DR", "RG", "XR"}  # values of Modality (0008,0060)
@@ -188,6 +189,7 @@ def safe_facts(header: pydicom.Dataset) -> dict[str, Any]:
         "rows": int(header.Rows),
         "columns": int(header.Columns),
         "bits": int(header.BitsStored),
+        "simulated": "yes" if SIMULATOR in map(said, all_of(header.get("SoftwareVersions"))) else "",
     }
 
 

@@ -186,7 +186,7 @@ def test_what_each_class_has_lost_is_on_the_page(shown: Parsed) -> None:
 
 def test_that_a_generator_learnt_from_simulated_films_before_stands_beside_the_verdict(shown: Parsed) -> None:
     assert "Head start: msg_sagan learnt from simulated films before this run" in shown.text
-    assert "If your own films are simulated too, as after a first make run with an empty data/raw" in shown.text
+    assert "Simulated films" not in shown.text
 
 
 def test_it_has_the_pictures(shown: Parsed) -> None:
@@ -376,8 +376,12 @@ def test_where_no_confound_was_found_the_page_names_those_looked_for(tmp_path: P
     assert "Not looked at, as not known to differ between enough films: source, sex, age group." in text
 
 
-def test_test_films_that_are_also_learnt_from_stand_beside_the_verdict(tmp_path: Path, made: Path) -> None:
+def test_leaks_and_simulated_films_stand_beside_the_verdict(tmp_path: Path, made: Path) -> None:
     inputs = write_results(tmp_path)
+    manifest = pd.read_csv(inputs.curated / "manifest.csv")
+    manifest.assign(simulated=["yes"] * 5 + [""] * (len(manifest) - 5)).to_csv(
+        inputs.curated / "manifest.csv", index=False
+    )
     found: dict[str, Any] = json.loads(inputs.downstream.read_text())
     assert "Leak:" not in (made / "out/report.html").read_text()
     found["leaked"]["test"] = 3
@@ -385,6 +389,8 @@ def test_test_films_that_are_also_learnt_from_stand_beside_the_verdict(tmp_path:
     stage.run(inputs, outputs(tmp_path / "out"), PARAMS)
     text = parsed((tmp_path / "out/report.html").read_text()).text
     assert "Leak: 3 test films are nearly equal to a train film" in text.split("Which is real?")[0]
+    assert re.search(r"Simulated films: 5 of \d+ films are simulated, so this run says nothing of patients\.", text)
+    assert "msg_sagan learnt from films of the same simulator before this run: no gain here counts." in text
     assert "validation films are nearly" not in text
 
 

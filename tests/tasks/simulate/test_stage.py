@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 
 from tasks.errors import UserError
+from tasks.ingest.films.header import safe_facts
 from tasks.simulate import dicom, radiograph, stage, thorax
 from tasks.simulate.anatomy import Anatomy, Pose, draw_anatomy, draw_pose
 from tasks.simulate.disease import BOTH, LABELS, fluid
@@ -255,3 +257,11 @@ def test_two_findings_at_once_change_the_films_of_their_patients_alone(archive: 
     differ = {path for path in one if one[path] != other[path]}
     assert differ == {*table.loc[changed, "path"], "labels.csv"}
     assert {film.label for film in plan(200, 0, both=1.0)} == {"normal", "effusion", BOTH}
+
+
+def test_ingest_knows_that_they_are_simulated(films: dict[str, pydicom.Dataset]) -> None:
+    assert {safe_facts(film)["simulated"] for film in films.values()} == {"yes"}
+    of_a_device = Dataset()
+    of_a_device.update(next(iter(films.values())))
+    of_a_device.file_meta, of_a_device.SoftwareVersions = next(iter(films.values())).file_meta, "4.1"
+    assert safe_facts(of_a_device)["simulated"] == ""
