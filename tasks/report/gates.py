@@ -81,7 +81,7 @@ def diversity(model: str, quality: Mapping[str, Any] | None, plan: Mapping[str, 
         found, near_duplicates = measures["ms_ssim"], measures["near_duplicates"]
         surely = _surely_above(found)
         synthetic, real = ("{} ({} to {})".format(*(decimals(found[key]) for key in keys)) for keys in ENDS)
-        words = f"Likeness (MS-SSIM) of pairs of {label} by {model} {synthetic}, of real pairs {real}."
+        words = f"Likeness (MS-SSIM, at most 1) of pairs of {label} by {model} {synthetic}, of real pairs {real}."
         above += [words] * (surely > MS_SSIM_MARGIN)
         worst = max(worst, (surely, words, label))
         share = "{} ({} to {})".format(*(percent(near_duplicates[key]) for key in ENDS[0]))

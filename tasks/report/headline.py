@@ -55,12 +55,13 @@ def _lines(verdict: Mapping[str, Any], downstream: Mapping[str, Any]) -> list[st
     patients = " and ".join(f"{test['patients_by_class'].get(label, 0)} with {label}" for label in downstream["rare"])
     seen = "It is not known what change this test could have shown."
     if effect is not None:
-        seen = f"A true change of {decimals(effect)} would have been seen four times in five."
+        seen = f"A true change below {decimals(effect)} would be missed more than one time in five."
         if effect >= 1:
             seen = "So few patients and seeds could have shown no change at all."
     changed, seeds = change(differences[control], verdict["confidence"]), len(downstream["seeds"])
     return [
-        f"AUPRC of {rare}: {decimals(before)} with {control}, {decimals(after)} with {candidate} ({changed}).",
+        f"AUPRC of {rare}: {decimals(before)} without synthetic images ({control}), {decimals(after)} with them "
+        f"({candidate}); {changed}.",
         f"{test['patients']} test patients ({patients}), {seeds} seeds, one training of each generator.",
         seen,
     ]

@@ -171,7 +171,7 @@ def test_an_entry_says_where_it_comes_from(register: Register) -> None:
     )
     assert len(tags["dvc_lock"]) == 64
     assert tags["gate_diversity"].startswith(
-        "passed: The worst of all classes: rare. Likeness (MS-SSIM) of pairs of rare"
+        "passed: The worst of all classes: rare. Likeness (MS-SSIM, at most 1) of pairs of rare"
     )
     assert tags["gate_memorisation"].startswith("passed: The worst of all classes: normal. 0 % of the images")
     assert tags["gate_fidelity"].startswith(

@@ -47,7 +47,7 @@ def measured(value: float, low: float, high: float, error: float = 0.0, near_dup
 def test_what_was_shown_is_said_with_its_interval(found: dict[str, Any], passed: bool, words: str) -> None:
     gate = diversity("msg_gan", {"classes": {"rare": found}}, {"rare": 9})
     assert gate["passed"] is passed
-    assert gate["why"].startswith("Likeness (MS-SSIM) of pairs of rare by msg_gan ")
+    assert gate["why"].startswith("Likeness (MS-SSIM, at most 1) of pairs of rare by msg_gan ")
     assert words.format(same="0.530 (0.530 to 0.530)") in gate["why"]
     assert "more than 0.05 above real pairs" in gate["why"]
     assert ("less varied than real ones" in gate["why"]) is not passed
@@ -56,7 +56,7 @@ def test_what_was_shown_is_said_with_its_interval(found: dict[str, Any], passed:
 def test_an_open_gate_names_the_class_that_came_nearest_to_closing_it() -> None:
     classes = {"near": measured(0.58, 0.575, 0.585), "far": measured(0.6, 0.5, 0.7)}
     why = diversity("msg_gan", {"classes": classes}, {"near": 9, "far": 9})["why"]
-    assert why.startswith("The worst of all classes: near. Likeness (MS-SSIM) of pairs of near by")
+    assert why.startswith("The worst of all classes: near. Likeness (MS-SSIM, at most 1) of pairs of near by")
 
 
 @pytest.mark.parametrize(("modes", "passed"), [(5, False), (10, False), (20, False), (300, True)])

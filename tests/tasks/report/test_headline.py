@@ -59,12 +59,12 @@ def test_the_lines_are_of_the_control_that_is_hardest_to_beat() -> None:
     change, patients, effect = told(decision, downstream)["lines"]
     arms, candidate = downstream["arms"], decision["candidate"]
     before, after = (arms[arm]["rare_auprc"]["mean"] for arm in ("classic", candidate))
-    assert change.startswith(f"AUPRC of rare: {before:.3f} with classic, {after:.3f} with {candidate} (−")
-    assert patients == "200 test patients (25 with rare), 2 seeds, one training of each generator."
-    assert (
-        effect
-        == f"A true change of {decision['minimum_effect']['classic']:.3f} would have been seen four times in five."
+    assert change.startswith(
+        f"AUPRC of rare: {before:.3f} without synthetic images (classic), {after:.3f} with them ({candidate}); −"
     )
+    assert patients == "200 test patients (25 with rare), 2 seeds, one training of each generator."
+    least = decision["minimum_effect"]["classic"]
+    assert effect == f"A true change below {least:.3f} would be missed more than one time in five."
 
 
 def test_leaks_and_confounds_come_first() -> None:

@@ -168,7 +168,7 @@ def test_the_page_says_what_was_found(made: Path, shown: Parsed) -> None:
             assert f"{pair['signal']} {number(pair['score'])}" in shown.text
     assert "no confidence interval, but the lowest and the highest value over 10 random divisions" in shown.text
     assert "A value better than the floor is not better than real" in shown.text
-    assert "changes that would be missed more than one time in five" in shown.text
+    assert "changes too small to be seen reliably" in shown.text
     assert "Not looked at, as not known to differ between enough films: source, sex, age group." in shown.text
     assert "Copies: calibrated on 60 held-out films: too few to count a share of 1 % among them." in shown.text
     assert ALARM in shown.text
@@ -405,7 +405,7 @@ def test_what_is_read_first_is_explained_beside_it(made: Path, shown: Parsed) ->
     for control, words in page.CONTROLS.items():
         if control in differences:
             assert f"{control} {words} {signed(differences[control]['mean'])}" in chart
-    assert "the control that is hardest to beat another control changes that would be missed" in chart
+    assert "the control that is hardest to beat another control changes too small" in chart
     assert "may come from the augmentation" not in first  # this candidate has none either
 
 
