@@ -14,6 +14,7 @@ import lzma
 import re
 import shutil
 import sqlite3
+import subprocess
 import tempfile
 import zipfile
 import zlib
@@ -34,7 +35,7 @@ from tasks.errors import UserError
 from tasks.ingest.labels import read_labels
 from tests import canaries
 from tests.canaries import DATE, DIGITS, MARK, PATH_MARK, TIME
-from tests.conftest import TinyProject
+from tests.conftest import ROOT, TinyProject
 
 DEPTH = 4  # of one packing within another
 
@@ -384,6 +385,13 @@ def test_a_sentence_about_the_labels_cites_nothing_of_them(label_format: str, ta
     with pytest.raises(UserError) as refused:
         read_labels(tmp_path / "labels.csv", label_format, ["a.png"], lambda kind, name: "pseudonym")
     assert found(str(refused.value).encode()) == set()
+
+
+def test_a_table_of_labels_beside_the_code_goes_into_no_commit() -> None:
+    """`dvc exp run` commits what git does not ignore."""
+    tables = ["my_labels.csv", "labels.tsv", "Films.xlsx", "films.xls", "films.ods"]
+    ignored = subprocess.run(["git", "check-ignore", *tables], cwd=ROOT, capture_output=True, text=True)
+    assert ignored.stdout.split() == tables
 
 
 def test_a_look_beforehand_says_and_writes_no_canary(
