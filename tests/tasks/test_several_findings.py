@@ -128,7 +128,7 @@ def test_the_page_shows_which_findings_come_together(read: Callable[[Path], Any]
     page, together = REPORT.read_text(encoding="utf-8"), read(IMBALANCE)["together"]
     assert "Which findings come together" in page
     both, of_finding = together["pneumonia"]["effusion"], together["pneumonia"]["pneumonia"]
-    assert f"{100 * both / of_finding:.0f} % <small>({both})</small>" in page
+    assert f"{100 * both / of_finding:.0f}\N{NO-BREAK SPACE}% <small>({both})</small>" in page
     assert "a row need not add up to 100 %" in page
 
 
