@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -41,6 +42,20 @@ def project(tiny_project: TinyProject, tmp_path: Path) -> TinyProject:
     """A copy of the finished project, to be changed."""
     assert tiny_project.flow.returncode == 0, tiny_project.flow.stderr
     return tiny_project.copy(tmp_path / "project")
+
+
+def test_git_ignores_every_output_from_the_start() -> None:
+    """Else DVC adds it to a .gitignore, and a first run leaves the clone changed."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    outputs = [
+        output.replace("${item}", item)
+        for stage in stages.values()
+        for item in stage.get("foreach", [""])
+        for output in stage.get("do", stage)["outs"]
+    ]
+    assert "data/synthetic/phantom" in outputs
+    ignored = subprocess.run(["git", "check-ignore", *outputs], cwd=ROOT, capture_output=True, text=True)
+    assert sorted(ignored.stdout.split()) == sorted(outputs)
 
 
 def digests(project: Path) -> dict[str, str]:
