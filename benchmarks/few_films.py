@@ -23,13 +23,13 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from benchmarks.class_fidelity import DEFAULT, configs
 from benchmarks.class_fidelity import films as simulated
 from benchmarks.gan_quality import DATA, interval
 from benchmarks.markdown import table
+from benchmarks.utility import area, as_set
 from model.classifier import predict
 from model.gan.networks import Generator
 from model.gan.sampling import sample
@@ -40,7 +40,6 @@ from model.training.loop import train
 from tasks import image_set
 from tasks.classify import training
 from tasks.classify.arms import training_set
-from tasks.classify.metrics import average_precision
 from tasks.image_set import ImageSet
 from tasks.imbalance import analyse
 from tasks.ingest import stage as ingest
@@ -103,19 +102,17 @@ def added(arm: str, films: ImageSet, trial: Trial, count: int) -> ImageSet:
     """`count` images of every class for `arm`."""
     if IMAGES_OF[arm] == PHANTOM:
         pool = [simulated(name, SIDE) for name in ("others", "fresh")]
-        drawn = [
-            np.concatenate([some.where(label=COUNTERPART[label]).images for some in pool]) for label in films.classes
-        ]
         order = np.random.default_rng(trial.seed)
-        drawn = [some[order.permutation(len(some))[:count]] for some in drawn]
+        every = (
+            np.concatenate([some.where(label=COUNTERPART[label]).images for some in pool]) for label in films.classes
+        )
+        drawn = [some[order.permutation(len(some))[:count]] for some in every]
     else:
         network, truncation = generator(films, trial.rare, trial.seed), Synthesize().truncation
         drawn = [
             sample(network, k, count, seed=1 + trial.seed, truncation=truncation) for k in range(len(films.classes))
         ]
-    labels = [label for label, some in zip(films.classes, drawn, strict=True) for _ in some]
-    manifest = pd.DataFrame({"image_id": [f"{k}" for k in range(len(labels))], "label": labels})
-    return ImageSet(np.concatenate(drawn), manifest, films.classes, arm)
+    return as_set(dict(zip(films.classes, drawn, strict=True)), arm)
 
 
 def do(trial: Trial) -> list[dict[str, Any]]:
@@ -137,7 +134,7 @@ def do(trial: Trial) -> list[dict[str, Any]]:
                 "seed": trial.seed,
                 "arm": arm,
                 "settings": settings(),
-                "auprc": round(float(average_precision(said, truth, np.ones((1, len(truth))))[0]), 4),
+                "auprc": round(area(said, truth), 4),
                 "steps": trained.curve[-1][0],
                 "cpu_seconds": round(time.process_time() - start),
                 "machine": f"{os.cpu_count()} cores of {platform.machine()}, torch {torch.__version__}",
@@ -178,26 +175,26 @@ def run(rare: list[int], seeds: int, jobs: int) -> None:
 
 def lines() -> Iterator[tuple[str, ...]]:
     """A line a number of patients and arm: the area, and its difference from the arms that decide, split by split."""
-    area: dict[tuple[int, str], dict[int, float]] = {}
+    areas: dict[tuple[int, str], dict[int, float]] = {}
     for row in rows():
-        area.setdefault((row["rare"], row["arm"]), {})[row["seed"]] = row["auprc"]
+        areas.setdefault((row["rare"], row["arm"]), {})[row["seed"]] = row["auprc"]
 
     def against(some: dict[int, float], control: dict[int, float]) -> str:
         return interval((some[seed] - control[seed] for seed in sorted(some.keys() & control.keys())), 3)
 
-    every = area.get((ALL, "classic"), {})
-    for rare in sorted({rare for rare, _ in area} - {ALL}):
-        classic = area[rare, "classic"]
+    every = areas.get((ALL, "classic"), {})
+    for rare in sorted({rare for rare, _ in areas} - {ALL}):
+        classic = areas[rare, "classic"]
         better = {seed: every[seed] for seed in classic if seed in every}
         gain = mean(better.values()) - mean(classic[seed] for seed in better) if better else 0.0
         for arm in ARMS:
-            if some := area.get((rare, arm)):
+            if some := areas.get((rare, arm)):
                 share = f"{(mean(some.values()) - mean(classic.values())) / gain:.0%}" if gain > 0 else ""
                 phantom = arm.replace("msg_sagan", PHANTOM)
                 yield (
                     *(f"{rare}", arm, f"{len(some)}", interval(some.values(), 3)),
                     "" if arm == "classic" else against(some, classic),
-                    against(some, area[rare, phantom]) if phantom != arm and (rare, phantom) in area else "",
+                    against(some, areas[rare, phantom]) if phantom != arm and (rare, phantom) in areas else "",
                     "" if arm == "classic" else share,
                 )
     if every:

@@ -115,9 +115,19 @@ def added(rare: int, images: str, seed: int) -> ImageSet:
             for k, label in enumerate(real(rare).classes)
         }
     chosen = {label: np.random.default_rng(seed).permutation(some)[:count] for label, some in of_class.items()}
-    labels = [label for label, some in chosen.items() for _ in some]
+    return as_set(chosen, images)
+
+
+def as_set(of_class: dict[str, np.ndarray], name: str) -> ImageSet:
+    """Images (N, side, side) uint8 by class, in the order of the classes, as what an arm adds."""
+    labels = [label for label, some in of_class.items() for _ in some]
     manifest = pd.DataFrame({"image_id": [f"{k}" for k in range(len(labels))], "label": labels})
-    return ImageSet(np.concatenate(list(chosen.values())), manifest, real(rare).classes, images)
+    return ImageSet(np.concatenate(list(of_class.values())), manifest, list(of_class), name)
+
+
+def area(said: np.ndarray, truth: np.ndarray) -> float:
+    """Under the precision-recall curve: probabilities (N,) of a class, and whether the films have it, bool (N,)."""
+    return float(average_precision(said, truth, np.ones((1, len(truth))))[0])
 
 
 def generator(rare: int, seed: int) -> Generator:
@@ -146,11 +156,10 @@ def do(trial: Trial) -> dict[str, Any]:
     test = real(trial.rare).where(split="test")
     said = predict(trained, test.images)
     classes = [real(trial.rare).classes.index(label) for label in plan(trial.rare)]
-    once = np.ones((1, len(test.labels)))
     return {
         **asdict(trial),
         "settings": settings(),
-        "auprc": round(mean(float(average_precision(said[:, k], test.labels == k, once)[0]) for k in classes), 4),
+        "auprc": round(mean(area(said[:, k], test.labels == k) for k in classes), 4),
         "steps": trained.curve[-1][0],
         "gaining": trained.gaining,
         "cpu_seconds": round(seconds),
@@ -189,15 +198,15 @@ def lines(rare: int) -> Iterator[tuple[str, ...]]:
         if row["rare"] == rare:
             found.setdefault((row["arm"], row["images"], row["balance"]), {})[row["seed"]] = row
 
-    def area(some: dict[int, dict[str, Any]]) -> float:
+    def of(some: dict[int, dict[str, Any]]) -> float:
         return mean(row["auprc"] for row in some.values())
 
     controls = [key for key in found if not key[1]]
     if not controls:
         return
-    control = found[max(controls, key=lambda key: area(found[key]))]
-    oracles = [area(some) for key, some in found.items() if key[1] == ORACLE]
-    gain = max(oracles, default=0.0) - area(control)
+    control = found[max(controls, key=lambda key: of(found[key]))]
+    oracles = [of(some) for key, some in found.items() if key[1] == ORACLE]
+    gain = max(oracles, default=0.0) - of(control)
     for (arm, images, balance), some in found.items():
         both = sorted(some.keys() & control.keys())
         yield (
@@ -206,7 +215,7 @@ def lines(rare: int) -> Iterator[tuple[str, ...]]:
             str(len(some)),
             interval((row["auprc"] for row in some.values()), 3),
             "the control" if some is control else interval((some[k]["auprc"] - control[k]["auprc"] for k in both), 3),
-            f"{(area(some) - area(control)) / gain:.0%}" if images and gain > 0 else "",
+            f"{(of(some) - of(control)) / gain:.0%}" if images and gain > 0 else "",
             f"{np.median([row['steps'] for row in some.values()]):.0f}",
             f"{sum(row['gaining'] for row in some.values())} of {len(some)}",
         )
